@@ -1,0 +1,12 @@
+"""Continuously tempered Langevin dynamics for JAX, as an Optax gradient transformation."""
+
+from ctld_optax import diagnostics as diagnostics
+from ctld_optax._ctld import CTLDState as CTLDState
+from ctld_optax._ctld import algorithm1 as algorithm1
+from ctld_optax._ctld import ctld as ctld
+from ctld_optax._metadynamics import Metadynamics as Metadynamics
+from ctld_optax._phase_switch import PhaseSwitchState as PhaseSwitchState
+from ctld_optax._phase_switch import phase_switch as phase_switch
+from ctld_optax._tempering import PolynomialTempering as PolynomialTempering
+
+__version__ = "0.1.0"

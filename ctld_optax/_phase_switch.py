@@ -1,0 +1,219 @@
+"""Two phases, one transformation: sample first, then optimize, with the momentum handed over."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ctld_optax._ctld import MISSING_VALUE, LangevinKernel
+from ctld_optax._validate import check_count
+
+Handover = Callable[[Any, Any], Any]
+
+
+class PhaseSwitchState(NamedTuple):
+    """State of :func:`phase_switch`. Same structure, shapes and dtypes from `init` to every `update`.
+
+    Onto heavy-ball SGD both phases share one momentum buffer: it is the optimizer's `trace`, and
+    `sampler.momentum` is an empty `optax.MaskedNode`.
+    """
+
+    count: jax.Array  # shape (), int32: number of updates made, in both phases
+    sampler: Any  # state of the sampler, which stands still after the switch
+    optimizer: Any  # state of the optimizer, which stands still (but for a shared trace) until the switch
+
+
+def hand_over_momentum(optimizer_state: Any, sampler_state: Any) -> Any:
+    """Fills every `trace` in the optimizer's state from the sampler's momentum; the default `handover`.
+
+    An optimizer without a trace (Adam, or SGD without momentum) keeps its fresh state.
+    """
+
+    def is_trace(node: Any) -> bool:
+        return isinstance(node, optax.TraceState)
+
+    traces = [node for node in jax.tree.leaves(optimizer_state, is_leaf=is_trace) if is_trace(node)]
+    if not traces:
+        return optimizer_state
+    found = optax.tree.get_all_with_path(sampler_state, "momentum")
+    if len(found) != 1:
+        raise ValueError(
+            f"the hand-over looks for one `momentum` in the sampler's state and found {len(found)} in a "
+            f"{type(sampler_state).__name__}. Pass handover=lambda optimizer_state, sampler_state: ... to say what to keep."
+        )
+    momentum = found[0][1]
+
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    def fill(trace: Any) -> optax.TraceState:
+        return optax.TraceState(
+            jax.tree.map(lambda t, m: t if is_masked(t) else m.astype(t.dtype), trace.trace, momentum, is_leaf=is_masked)
+        )
+
+    return jax.tree.map(lambda node: fill(node) if is_trace(node) else node, optimizer_state, is_leaf=is_trace)
+
+
+def phase_switch(
+    sampler: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
+    sampling_steps: int,
+    *,
+    handover: Handover | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Samples for `sampling_steps` updates, then optimizes: the if and the else of Algorithm 1.
+
+    Updates 1 ... sampling_steps are the sampler's; the next one is the optimizer's first, and it starts from the momentum that the
+    sampler left. With `optax.sgd(learning_rate, momentum)` as optimizer that is exactly the paper's else-branch.
+
+    Any other optimizer will do. It starts from its fresh state (Adam, say, with zero moments and its step count and
+    learning-rate schedule at 0), in which every heavy-ball `trace` is filled from the sampler's momentum; `handover` replaces
+    that rule.
+
+    What it costs: onto heavy-ball SGD (an optimizer whose first link is `optax.trace`, like `optax.sgd(..., momentum=...)`)
+    there is one momentum buffer, the optimizer's own, in the sampler's `momentum_dtype`, and a step after the switch is
+    SGD's. Other pairs hold both states, and XLA copies what a branch hands through: two to five times
+    the time of SGD.
+
+    Args:
+      sampler: usually :func:`ctld_optax.ctld`.
+      optimizer: usually `optax.sgd(learning_rate, momentum=...)`, with the sampler's own figures or smaller ones.
+      sampling_steps: L_s >= 0, a Python integer. 0 never samples.
+      handover: `handover(optimizer_state, sampler_state) -> optimizer_state`, called once, at the switch. None: the
+        rule above.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` with state :class:`PhaseSwitchState`. Extra arguments go to both. `value` is needed at every
+      step, since one compiled program holds both phases. After the switch a non-finite gradient meets the optimizer unguarded, as it would without us
+      (`optax.apply_if_finite` guards it).
+
+    Raises:
+      TypeError, ValueError: if `sampling_steps` is no Python integer >= 0, or the sampler has no momentum to hand over.
+    """
+    check_count("sampling_steps", sampling_steps, 0)
+    sampler = optax.with_extra_args_support(sampler)
+    optimizer = optax.with_extra_args_support(optimizer)
+    kernel = getattr(sampler, "kernel", None)
+    decay = None if kernel is None or handover is not None else _heavy_ball_decay(optimizer)
+    if kernel is not None and decay is not None:
+        return _with_shared_momentum(sampler, kernel, optimizer, decay, sampling_steps)
+    return _with_two_states(sampler, optimizer, sampling_steps, handover or hand_over_momentum)
+
+
+def _with_two_states(
+    sampler: Any, optimizer: Any, sampling_steps: int, handover: Handover
+) -> optax.GradientTransformationExtraArgs:
+    """The general case: any sampler, any optimizer, one branch for each and one for the step of the hand-over."""
+
+    def init(params: optax.Params) -> PhaseSwitchState:
+        state = PhaseSwitchState(jnp.zeros((), jnp.int32), sampler.init(params), optimizer.init(params))
+        jax.eval_shape(handover, state.optimizer, state.sampler)  # a wrong hand-over is to be heard of now, not at the switch
+        return state
+
+    def update(
+        updates: optax.Updates, state: PhaseSwitchState, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, PhaseSwitchState]:
+        def sample(sampler_state: Any, optimizer_state: Any) -> tuple[Any, Any, Any]:
+            new_updates, sampler_state = sampler.update(updates, sampler_state, params, **extra_args)
+            return optax.tree.cast_like(new_updates, updates), sampler_state, optimizer_state
+
+        def optimize(sampler_state: Any, optimizer_state: Any) -> tuple[Any, Any, Any]:
+            new_updates, optimizer_state = optimizer.update(updates, optimizer_state, params, **extra_args)
+            return optax.tree.cast_like(new_updates, updates), sampler_state, optimizer_state
+
+        def switch(sampler_state: Any, optimizer_state: Any) -> tuple[Any, Any, Any]:
+            return optimize(sampler_state, handover(optimizer_state, sampler_state))
+
+        phase = jnp.sign(state.count - sampling_steps) + 1
+        new_updates, sampler_state, optimizer_state = jax.lax.switch(
+            phase, (sample, switch, optimize), state.sampler, state.optimizer
+        )
+        return new_updates, PhaseSwitchState(optax.safe_increment(state.count), sampler_state, optimizer_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _with_shared_momentum(
+    sampler: Any, kernel: LangevinKernel, optimizer: Any, decay: float, sampling_steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """Onto heavy-ball SGD: sampling *is* SGD-M with a noised momentum, so the heavy-ball step belongs to both phases.
+
+    Only the noise and alpha's half stand in a branch. Its other side hands the fresh momentum through, which XLA does
+    in place; a branch around more than that makes it copy whole buffers.
+    """
+
+    def init(params: optax.Params) -> PhaseSwitchState:
+        state = sampler.init(params)
+        trace, *rest = optimizer.init(params)
+        return PhaseSwitchState(
+            count=jnp.zeros((), jnp.int32),
+            sampler=state._replace(momentum=optax.MaskedNode()),
+            optimizer=(trace._replace(trace=state.momentum), *rest),
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: PhaseSwitchState,
+        params: optax.Params | None = None,
+        *,
+        value: Any = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, PhaseSwitchState]:
+        if value is None and kernel.needs_value:
+            raise TypeError(MISSING_VALUE)
+        trace, *rest = state.optimizer
+        sampling = state.count < sampling_steps
+
+        momentum = kernel.accelerate(updates, trace.trace, jnp.where(sampling, kernel.momentum, decay))
+        thermalize = functools.partial(kernel.thermalize, value=value)
+        sampler_state = jax.lax.cond(sampling, thermalize, lambda s: s, state.sampler._replace(momentum=momentum))
+        momentum = sampler_state.momentum
+
+        # From a trace of zeros the optimizer's own heavy-ball step changes nothing: what is left is what follows it.
+        at_rest = trace._replace(trace=optax.tree.zeros_like(momentum))
+        optimized, (_, *new_rest) = optimizer.update(momentum, (at_rest, *rest), params, value=value, **extra_args)
+        sampled = kernel.displacement(state.sampler.count, momentum, updates)
+        new_updates, new_rest = optax.tree.where(
+            sampling, (sampled, rest), (optax.tree.cast_like(optimized, updates), new_rest)
+        )
+        return new_updates, PhaseSwitchState(
+            count=optax.safe_increment(state.count),
+            sampler=sampler_state._replace(momentum=optax.MaskedNode()),
+            optimizer=(trace._replace(trace=momentum), *new_rest),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _heavy_ball_decay(optimizer: Any) -> float | None:
+    """The decay of an optimizer that begins with a heavy-ball `optax.trace` on the raw gradient, None for any other.
+
+    An optimizer is a pair of closures, so this looks at what it does: its state must be that of a chain whose first
+    link is a `TraceState` and whose others hold scalars at most, and on probes of sizes from 1e-12 to 1e12 its trace must
+    be gradient + decay * trace, and its update a function of the new trace alone (Nesterov's is not).
+    """
+    size = jnp.asarray([1e-12, 1e-6, 1.0, 1e6, 1e12])
+    probe = {"vector": size, "matrix": -0.7 * jnp.ones((2, 5)) * size}
+    zeros = optax.tree.zeros_like(probe)
+
+    def step(grads: Any, trace: Any) -> tuple[Any, Any]:
+        new_updates, state = optimizer.update(grads, (optax.TraceState(trace), *rest), probe, value=jnp.ones(()))
+        return new_updates, state[0].trace
+
+    try:
+        with jax.ensure_compile_time_eval():
+            first, *rest = optimizer.init(probe)
+            if not isinstance(first, optax.TraceState) or any(jnp.ndim(leaf) > 0 for leaf in jax.tree.leaves(rest)):
+                return None
+            decay = float(step({"vector": size * 0.0, "matrix": zeros["matrix"]}, optax.tree.ones_like(probe))[1]["vector"][2])
+            grads = jax.tree.map(lambda p: 0.3 * p[..., ::-1], probe)
+            new_updates, trace = step(grads, probe)
+            expected = jax.tree.map(lambda g, t: g + decay * t, grads, probe)
+            same_trace = optax.tree.allclose(trace, expected, rtol=1e-6, atol=0.0)
+            same_updates = optax.tree.allclose(new_updates, step(trace, zeros)[0], rtol=1e-6, atol=0.0)
+            return decay if same_trace and same_updates else None
+    except Exception:  # noqa: BLE001 - an optimizer that cannot take the probe, for whatever reason, is served by the general case
+        return None

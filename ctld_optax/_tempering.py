@@ -1,0 +1,102 @@
+"""The temperature as a function of alpha, Eq. 7, and what keeps alpha in its window, Eq. 11.
+
+Nothing here knows of Optax, of the parameters or of the bias.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ctld_optax._validate import check_range
+
+
+@dataclasses.dataclass(frozen=True)
+class PolynomialTempering:
+    r"""The inverse temperature scale :math:`\beta = g(\alpha)` of the paper, Eq. 7.
+
+    .. math::
+        g(\alpha) = 1 - S\,z^2 (3 - 2 z), \qquad
+        z = \mathrm{clip}\left(\frac{|\alpha| - \delta}{\delta' - \delta}, 0, 1\right)
+
+    so that the system has its own temperature (:math:`g = 1`) in the window :math:`|\alpha| \le \delta` and is hottest,
+    by the factor :math:`1/(1-S)`, at the walls :math:`|\alpha| = \delta'`. With the defaults :math:`1/g` lies in
+    [1, 6.67]; the paper prints :math:`[1-S, 1]` for it, which is the range of :math:`g`.
+
+    Args:
+      delta: half width of the window in which the temperature is the base temperature, >= 0.
+      delta_prime: where the walls stand, > delta. With a uniform alpha the share of time spent at the base temperature
+        is delta / delta_prime.
+      strength: S, in [0, 1).
+
+    Raises:
+      ValueError: for a number out of range.
+
+    Source: Ye, Zhu and Mantiuk, NIPS 2017, Eq. 7; after Lenner and Mathias, JCTC 12 (2016).
+    """
+
+    delta: float = 0.4
+    delta_prime: float = 1.5
+    strength: float = 0.85
+
+    def __post_init__(self) -> None:
+        check_range("delta", self.delta, minimum=0.0)
+        check_range("delta_prime", self.delta_prime, minimum=self.delta, minimum_open=True)
+        check_range("strength", self.strength, minimum=0.0, maximum=1.0, maximum_open=True)
+
+    def _z(self, alpha: jax.Array) -> jax.Array:
+        return jnp.clip((jnp.abs(alpha) - self.delta) / (self.delta_prime - self.delta), 0.0, 1.0)
+
+    def beta(self, alpha: jax.Array) -> jax.Array:
+        """g(alpha), in [1 - strength, 1]; same shape as `alpha`."""
+        z = self._z(alpha)
+        return 1.0 - self.strength * z * z * (3.0 - 2.0 * z)
+
+    def beta_gradient(self, alpha: jax.Array) -> jax.Array:
+        """g'(alpha): zero in the window and beyond the walls, continuous; same shape as `alpha`."""
+        z = self._z(alpha)
+        slope = 6.0 * self.strength / (self.delta_prime - self.delta)
+        return -slope * z * (1.0 - z) * jnp.sign(alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReflectingWall:
+    """Hard walls at +-limit: alpha and r_alpha are mirrored there (the limit C -> infinity of Eq. 11)."""
+
+    limit: float
+    mirrors_hills = True
+
+    def advance(self, alpha: jax.Array, r_alpha: jax.Array, step_size: float) -> tuple[jax.Array, jax.Array]:
+        """alpha + h r_alpha folded into [-limit, limit], however many walls the step crosses."""
+        # Unfold the mirrored corridor: it repeats after 4 * limit, and its second half runs backwards.
+        position = jnp.mod(alpha + step_size * r_alpha + self.limit, 4.0 * self.limit)
+        backwards = position > 2.0 * self.limit
+        folded = jnp.where(backwards, 4.0 * self.limit - position, position) - self.limit
+        inside = jnp.abs(alpha + step_size * r_alpha) <= self.limit
+        # A step that meets no wall must not pay the rounding of the fold.
+        advanced = jnp.where(inside, alpha + step_size * r_alpha, jnp.clip(folded, -self.limit, self.limit))
+        return advanced, jnp.where(backwards & ~inside, -r_alpha, r_alpha)
+
+    def force(self, alpha: jax.Array) -> jax.Array:
+        return jnp.zeros_like(alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class ForceWall:
+    """The paper's force well, Eq. 11: a constant force C towards zero beyond +-limit.
+
+    The paper's Eq. 11 lacks sign(alpha); without it the left wall would push alpha further out.
+    """
+
+    limit: float
+    constant: float
+    mirrors_hills = False
+
+    def advance(self, alpha: jax.Array, r_alpha: jax.Array, step_size: float) -> tuple[jax.Array, jax.Array]:
+        return alpha + step_size * r_alpha, r_alpha
+
+    def force(self, alpha: jax.Array) -> jax.Array:
+        return jnp.where(jnp.abs(alpha) > self.limit, -self.constant * jnp.sign(alpha), 0.0)
+
+
+Confinement = ReflectingWall | ForceWall
