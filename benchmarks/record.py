@@ -23,6 +23,13 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def flat() -> dict[str, str]:
+    """The same in one level, for the columns of a CSV file."""
+    everything = provenance()
+    packages = everything.pop("packages")
+    return everything | packages
+
+
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)

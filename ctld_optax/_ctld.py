@@ -129,8 +129,10 @@ class LangevinKernel:
         )
         squares = sum((jnp.sum(jnp.square(m)).astype(dtype) for m in jax.tree.leaves(momentum)), jnp.zeros((), dtype))
         kinetic_energy = 0.5 * learning_rate * squares
-        # The sum tells whether an entry is bad without another pass over memory; the branch is taken in bad steps only.
-        momentum = jax.lax.cond(jnp.isfinite(squares), lambda m: m, _zero_where_not_finite, momentum)
+        # The sum tells whether an entry is bad without another pass over memory. A loop of no or one turn mends it, not a
+        # cond: XLA runs the loop in place, and copies the whole momentum for the cond.
+        bad = jnp.logical_not(jnp.isfinite(squares)).astype(jnp.int32)
+        momentum = jax.lax.fori_loop(0, bad, lambda _, m: _zero_where_not_finite(m), momentum)
 
         value = jnp.zeros((), dtype) if value is None else check_scalar_value(value, where="ctld").astype(dtype)
         moved = self._move_alpha(state, value + kinetic_energy, kinetic_energy, temperature, alpha_key)
