@@ -89,9 +89,11 @@ class LangevinKernel:
         key, theta_key, alpha_key = jax.random.split(jax.random.clone(self.key), 3)
         momentum = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_momentum_dtype(p, self.momentum_dtype)), params)
         if self.stationary_start:
-            scale = jnp.sqrt(self.temperature(jnp.int32(0)) / self.learning_rate(jnp.int32(0)))
+            learning_rate, temperature = self._hyperparameters(jnp.zeros((), jnp.int32), dtype)
+            # As in `thermalize`: a warm-up from learning_rate = 0 starts at rest, not at infinity.
+            scale = jnp.where(learning_rate > 0.0, jnp.sqrt(temperature / learning_rate), 0.0)
             noise = _noise.draw(theta_key, momentum, _noise.gaussian)
-            momentum = jax.tree.map(lambda m, e: m - (scale * e).astype(m.dtype), momentum, noise)
+            momentum = jax.tree.map(lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype), momentum, noise)
         bias = jnp.zeros((2, 0), dtype) if self.bias is None else self.bias.init(dtype)
         # Every scalar is a buffer of its own: one buffer in two fields could not be donated.
         return CTLDState(
