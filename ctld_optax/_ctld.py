@@ -381,7 +381,8 @@ def _zero_where_not_finite(tree: optax.Updates) -> optax.Updates:
 
 
 def _momentum_dtype(param: Any, momentum_dtype: Any) -> Any:
-    return jnp.promote_types(param.dtype, jnp.float32) if momentum_dtype is None else jnp.dtype(momentum_dtype)
+    # result_type, unlike promote_types, makes float32 of a NumPy float64 array unless x64 is enabled.
+    return jnp.result_type(param.dtype, jnp.float32) if momentum_dtype is None else jnp.dtype(momentum_dtype)
 
 
 def _scalar_dtype(params: optax.Params) -> Any:
