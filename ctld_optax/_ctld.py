@@ -129,7 +129,7 @@ class LangevinKernel:
             state.momentum,
             noise,
         )
-        squares = sum((jnp.sum(jnp.square(m)).astype(dtype) for m in jax.tree.leaves(momentum)), jnp.zeros((), dtype))
+        squares = sum((jnp.sum(jnp.square(m.astype(dtype))) for m in jax.tree.leaves(momentum)), jnp.zeros((), dtype))
         kinetic_energy = 0.5 * learning_rate * squares
         # The sum tells whether an entry is bad without another pass over memory; the branch is taken in bad steps only.
         momentum = jax.lax.cond(jnp.isfinite(squares), lambda m: m, _zero_where_not_finite, momentum)
