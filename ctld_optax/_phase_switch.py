@@ -38,7 +38,10 @@ def hand_over_momentum(optimizer_state: Any, sampler_state: Any) -> Any:
     traces = [node for node in jax.tree.leaves(optimizer_state, is_leaf=is_trace) if is_trace(node)]
     if not traces:
         return optimizer_state
-    found = optax.tree.get_all_with_path(sampler_state, "momentum")
+    # Fields of states only: a parameter or an injected hyperparameter may be called `momentum` too.
+    found = optax.tree.get_all_with_path(
+        sampler_state, "momentum", filtering=lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
+    )
     if len(found) != 1:
         raise ValueError(
             f"the hand-over looks for one `momentum` in the sampler's state and found {len(found)} in a "
