@@ -381,10 +381,11 @@ def _zero_where_not_finite(tree: optax.Updates) -> optax.Updates:
 
 
 def _momentum_dtype(param: Any, momentum_dtype: Any) -> Any:
-    # result_type, unlike promote_types, makes float32 of a NumPy float64 array unless x64 is enabled.
-    return jnp.result_type(param.dtype, jnp.float32) if momentum_dtype is None else jnp.dtype(momentum_dtype)
+    # Canonical: a NumPy float64 array counts as float32 unless x64 is enabled.
+    dtype = jax.dtypes.canonicalize_dtype(param.dtype)
+    return jnp.promote_types(dtype, jnp.float32) if momentum_dtype is None else jnp.dtype(momentum_dtype)
 
 
 def _scalar_dtype(params: optax.Params) -> Any:
     """float32, or float64 if any parameter is."""
-    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+    return jnp.result_type(jnp.float32, *(jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in jax.tree.leaves(params)))
