@@ -64,7 +64,9 @@ class Algorithm1:
             self.V_b[k] += self.w * math.exp(-((edge - self.alpha) ** 2) / (2 * self.sigma**2))
         H = U + 0.5 * float(np.sum(self.r**2))
         h = -self.dg(self.alpha) * H - self.dphi(self.alpha) - self.bias_force(self.alpha)
-        self.r_alpha = (1 - eta * self.gamma_alpha) * self.r_alpha + h * eta + math.sqrt(2 * eta * self.gamma_alpha) * epsilon_alpha
+        self.r_alpha = (
+            (1 - eta * self.gamma_alpha) * self.r_alpha + h * eta + math.sqrt(2 * eta * self.gamma_alpha) * epsilon_alpha
+        )
 
     def optimize(self, grad_U):
         """The rest of the else-branch."""

@@ -64,7 +64,9 @@ def test_gradient_is_the_derivative_of_the_potential():
     bias = fill(metadynamics, np.random.default_rng(0).uniform(-1.5, 1.5, 200), mirrored=True, dtype=jnp.float64)
     middles = metadynamics.nodes(LIMIT, jnp.float64)[:-1] + LIMIT / metadynamics.num_bins
     derivative = jax.vmap(jax.grad(lambda a: metadynamics.potential(bias, a, LIMIT)))(middles)
-    np.testing.assert_allclose(jax.vmap(lambda a: metadynamics.gradient(bias, a, LIMIT))(middles), derivative, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        jax.vmap(lambda a: metadynamics.gradient(bias, a, LIMIT))(middles), derivative, rtol=1e-10, atol=1e-12
+    )
 
 
 def test_force_drives_away_from_a_hill():
@@ -104,7 +106,9 @@ def test_well_tempered_hills_shrink_as_they_should():
     """At one place: V' = w exp(-V/(gamma-1)), hence V(n) = (gamma-1) log(1 + w n/(gamma-1)) for small hills."""
     metadynamics = Metadynamics(height=0.001, width=0.1, num_bins=300, bias_factor=4.0)
     bias = fill(metadynamics, np.zeros(20_000), mirrored=False, dtype=jnp.float64)
-    np.testing.assert_allclose(metadynamics.potential(bias, jnp.asarray(0.0), LIMIT), 3.0 * np.log(1.0 + 0.001 * 20_000 / 3.0), rtol=1e-3)
+    np.testing.assert_allclose(
+        metadynamics.potential(bias, jnp.asarray(0.0), LIMIT), 3.0 * np.log(1.0 + 0.001 * 20_000 / 3.0), rtol=1e-3
+    )
 
 
 def test_height_is_set_by_the_bias_where_the_hill_falls_and_before_it():

@@ -10,14 +10,20 @@ import pytest
 from ctld_optax import PolynomialTempering
 from ctld_optax._tempering import ForceWall, ReflectingWall
 
-SHAPES = [PolynomialTempering(), PolynomialTempering(delta=0.0, delta_prime=0.7, strength=0.3), PolynomialTempering(1.0, 4.0, 0.99)]
+SHAPES = [
+    PolynomialTempering(),
+    PolynomialTempering(delta=0.0, delta_prime=0.7, strength=0.3),
+    PolynomialTempering(1.0, 4.0, 0.99),
+]
 
 
 @pytest.mark.parametrize("tempering", SHAPES)
 def test_scale_is_one_in_the_window_and_least_at_the_walls(tempering):
     delta, wall = tempering.delta, tempering.delta_prime
     np.testing.assert_array_equal(tempering.beta(jnp.asarray([-delta, 0.0, 0.5 * delta, delta])), 1.0)
-    np.testing.assert_allclose(tempering.beta(jnp.asarray([-9.0 * wall, -wall, wall, 2.0 * wall])), 1.0 - tempering.strength, rtol=1e-6)
+    np.testing.assert_allclose(
+        tempering.beta(jnp.asarray([-9.0 * wall, -wall, wall, 2.0 * wall])), 1.0 - tempering.strength, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("tempering", SHAPES)
@@ -25,7 +31,9 @@ def test_scale_is_one_in_the_window_and_least_at_the_walls(tempering):
 def test_scale_is_the_cubic_of_the_paper(tempering):
     alpha = np.linspace(-1.3, 1.3, 1001) * tempering.delta_prime
     z = (np.abs(alpha) - tempering.delta) / (tempering.delta_prime - tempering.delta)
-    expected = np.where(z <= 0, 1.0, np.where(z >= 1, 1.0 - tempering.strength, 1.0 - tempering.strength * (3 * z**2 - 2 * z**3)))
+    expected = np.where(
+        z <= 0, 1.0, np.where(z >= 1, 1.0 - tempering.strength, 1.0 - tempering.strength * (3 * z**2 - 2 * z**3))
+    )
     np.testing.assert_allclose(tempering.beta(jnp.asarray(alpha)), expected, rtol=1e-13)
 
 
