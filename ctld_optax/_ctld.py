@@ -91,7 +91,8 @@ class LangevinKernel:
         if self.stationary_start:
             learning_rate, temperature = self._hyperparameters(jnp.zeros((), jnp.int32), dtype)
             # As in `thermalize`: a warm-up from learning_rate = 0 starts at rest, not at infinity.
-            scale = jnp.where(learning_rate > 0.0, jnp.sqrt(temperature / learning_rate), 0.0)
+            moves = learning_rate > 0.0
+            scale = jnp.where(moves, jnp.sqrt(temperature / jnp.where(moves, learning_rate, 1.0)), 0.0)
             noise = _noise.draw(theta_key, momentum, _noise.gaussian)
             momentum = jax.tree.map(lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype), momentum, noise)
         bias = jnp.zeros((2, 0), dtype) if self.bias is None else self.bias.init(dtype)

@@ -118,14 +118,18 @@ def test_numpy_parameters_are_fine_and_count_as_float32_without_x64():
     assert state.alpha.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("key", [1.5, "0", None, True, jnp.ones(2), jnp.zeros((3, 2), jnp.uint32), jnp.zeros(2, jnp.int32), [0, 1]])
+@pytest.mark.parametrize(
+    "key", [1.5, "0", None, True, jnp.ones(2), jnp.zeros((3, 2), jnp.uint32), jnp.zeros(2, jnp.int32), [0, 1]]
+)
 def test_key_of_the_wrong_kind(key):
     with pytest.raises(TypeError, match=r"key must be an int or a jax.random.key, got"):
         build(key=key)
 
 
 def test_batch_of_keys_shows_vmap():
-    with pytest.raises(ValueError, match=r"key must be one key, got an array of keys of shape \(3,\).*jax.vmap\(lambda key: ctld"):
+    with pytest.raises(
+        ValueError, match=r"key must be one key, got an array of keys of shape \(3,\).*jax.vmap\(lambda key: ctld"
+    ):
         build(key=jax.random.split(jax.random.key(0), 3))
 
 
