@@ -1,8 +1,8 @@
 """Algorithm 1 in float64 NumPy, from the text of the paper and in its variables.
 
-Ye, Zhu and Mantiuk, NIPS 2017: Eq. 6, 7, 11, 13, 14 and Algorithm 1. Nothing here imports the package. Where the paper is silent, the
-reading is the one that the docstring of `ctld_optax.algorithm1` announces: Eq. 11 has the sign of alpha, the bias exerts no
-force outside its bins, and the caller gives gamma_alpha, C and K.
+Ye, Zhu and Mantiuk, NIPS 2017: Eq. 6, 7, 11, 13, 14 and Algorithm 1. Nothing here imports the package. Where the paper is
+silent, the reading is the one that the docstring of `ctld_optax.algorithm1` announces: Eq. 11 has the sign of alpha, the
+bias exerts no force outside its bins, and the caller gives gamma_alpha, C and K.
 """
 
 import math

@@ -31,11 +31,12 @@ def test_zero_temperature_is_sgd_bit_for_bit(momentum, scheduled, make, loss, pa
 
 
 def test_zero_temperature_with_the_hamiltonian_coupling_leaves_alpha_where_it_is(make, loss, params):
-    # H = U / T has no meaning there. From r_alpha = 0 or not, the scalar half stands still and is counted.
+    # H = U / T has no meaning there: the scalar half stands still, and the steps are counted.
     ours, state = run(make(temperature=0.0, coupling="hamiltonian"), loss, params, 30)
     theirs, _ = run(optax.with_extra_args_support(optax.sgd(0.01, momentum=0.9)), loss, params, 30)
     assert_identical(ours, theirs)
     assert_finite(state)
+    assert (state.alpha, state.skipped) == (0.0, 30)
 
 
 # One step by formula.

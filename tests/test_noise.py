@@ -1,8 +1,10 @@
 """The words and the variates of the noise.
 
-Everything here is deterministic given the seeds, which are 0, 1, 2, ... and were not chosen. Bounds are 5 standard errors of the
-statistic under independence (about 1 in 10^6 by chance); chi-squares are held to the 1e-6 tail.
+Everything here is deterministic given the seeds, which are 0, 1, 2, ... and were not chosen. Bounds are 5 standard errors
+of the statistic under independence (about 1 in 10^6 by chance); chi-squares are held to the 1e-6 tail.
 """
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +128,7 @@ def test_no_correlation_within_a_leaf(lag):
 
 def test_no_correlation_across_neighbouring_int_keys():
     draws = [vector(seed) for seed in range(6)]
-    for first, second in zip(draws[:-1], draws[1:], strict=True):
+    for first, second in itertools.pairwise(draws):
         assert abs(correlation(first, second)) < 5.0 / np.sqrt(SIZE)
         assert abs(correlation(first**2 - 1, second**2 - 1)) < 5.0 / np.sqrt(SIZE)
 

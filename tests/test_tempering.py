@@ -40,7 +40,7 @@ def test_scale_is_the_cubic_of_the_paper(tempering):
 @pytest.mark.parametrize("tempering", SHAPES)
 @pytest.mark.usefixtures("x64")
 def test_gradient_is_the_derivative(tempering):
-    # Central differences with h = 1e-5 of a piecewise cubic: off by h^2 g'''/6 < 1e-8; at the joints, where g'' jumps, by h g''.
+    # Central differences of a piecewise cubic are off by h^2 g'''/6 < 1e-8; at the joints, where g'' jumps, by h g''.
     h, alpha = 1e-5, jnp.linspace(-1.3, 1.3, 1000) * tempering.delta_prime
     numerical = (tempering.beta(alpha + h) - tempering.beta(alpha - h)) / (2 * h)
     joint = np.min(np.abs(np.abs(alpha)[:, None] - np.array([tempering.delta, tempering.delta_prime])), axis=1) < 2 * h
@@ -112,7 +112,7 @@ def test_reflecting_wall_leaves_a_step_inside_as_it_is():
 
 
 def test_reflecting_wall_keeps_a_free_walk_uniform():
-    # Free flight with fresh velocities between hard walls: the uniform law is invariant. 50,000 walkers, 30 steps of about half the box.
+    # Free flight with fresh velocities between hard walls leaves the uniform law as it is. Steps of about half the box.
     wall = ReflectingWall(1.5)
     key = jax.random.key(0)
     alpha = jax.random.uniform(jax.random.fold_in(key, 0), (50_000,), minval=-1.5, maxval=1.5)

@@ -149,5 +149,10 @@ def test_key_keeps_its_implementation():
 
 
 def test_traced_hyperparameters_pass():
-    jax.eval_shape(lambda lr, t, mu, h: build(learning_rate=lr, temperature=t, momentum=mu, alpha_step_size=h).init(jnp.ones(2)),
-                   0.1, 0.1, 0.9, 0.02)  # fmt: skip
+    def init(learning_rate, temperature, momentum, alpha_step_size):
+        transformation = build(
+            learning_rate=learning_rate, temperature=temperature, momentum=momentum, alpha_step_size=alpha_step_size
+        )
+        return transformation.init(jnp.ones(2))
+
+    assert jax.eval_shape(init, 0.1, 0.1, 0.9, 0.02).alpha.shape == ()
