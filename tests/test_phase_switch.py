@@ -149,6 +149,13 @@ def test_schedule_of_the_optimizer_starts_at_the_switch(handover, params):
     np.testing.assert_allclose(steps[3:], [1.0, 2.0, 3.0], rtol=1e-6)
 
 
+def test_schedule_of_the_sampler_is_read_at_its_own_step(loss, params):
+    sampler = build_sampler(learning_rate=optax.linear_schedule(0.001, 0.02, STEPS))
+    ours, _ = run(ctld_optax.phase_switch(sampler, optax.sgd(0.02, momentum=0.8), STEPS), loss, params, STEPS)
+    expected, _ = run(sampler, loss, params, STEPS)
+    assert_close(ours, expected)
+
+
 def test_adam_starts_fresh(loss, params):
     switched = ctld_optax.phase_switch(build_sampler(), optax.adam(0.01), 2)
     state, step = switched.init(params), stepper(switched, loss)
