@@ -89,9 +89,12 @@ class LangevinKernel:
         key, theta_key, alpha_key = jax.random.split(jax.random.clone(self.key), 3)
         momentum = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_momentum_dtype(p, self.momentum_dtype)), params)
         if self.stationary_start:
-            scale = jnp.sqrt(self.temperature(jnp.int32(0)) / self.learning_rate(jnp.int32(0)))
+            learning_rate, temperature = self._hyperparameters(jnp.zeros((), jnp.int32), dtype)
+            # As in `thermalize`: a warm-up from learning_rate = 0 starts at rest, not at infinity.
+            moves = learning_rate > 0.0
+            scale = jnp.where(moves, jnp.sqrt(temperature / jnp.where(moves, learning_rate, 1.0)), 0.0)
             noise = _noise.draw(theta_key, momentum, _noise.gaussian)
-            momentum = jax.tree.map(lambda m, e: m - (scale * e).astype(m.dtype), momentum, noise)
+            momentum = jax.tree.map(lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype), momentum, noise)
         bias = jnp.zeros((2, 0), dtype) if self.bias is None else self.bias.init(dtype)
         # Every scalar is a buffer of its own: one buffer in two fields could not be donated.
         return CTLDState(
@@ -127,7 +130,7 @@ class LangevinKernel:
             state.momentum,
             noise,
         )
-        squares = sum((jnp.sum(jnp.square(m)).astype(dtype) for m in jax.tree.leaves(momentum)), jnp.zeros((), dtype))
+        squares = sum((jnp.sum(jnp.square(m.astype(dtype))) for m in jax.tree.leaves(momentum)), jnp.zeros((), dtype))
         kinetic_energy = 0.5 * learning_rate * squares
         # The sum tells whether an entry is bad without another pass over memory. A loop of no or one turn mends it, not a
         # cond: XLA runs the loop in place, and copies the whole momentum for the cond.
@@ -381,9 +384,11 @@ def _zero_where_not_finite(tree: optax.Updates) -> optax.Updates:
 
 
 def _momentum_dtype(param: Any, momentum_dtype: Any) -> Any:
-    return jnp.promote_types(param.dtype, jnp.float32) if momentum_dtype is None else jnp.dtype(momentum_dtype)
+    # Canonical: a NumPy float64 array counts as float32 unless x64 is enabled.
+    dtype = jax.dtypes.canonicalize_dtype(param.dtype)
+    return jnp.promote_types(dtype, jnp.float32) if momentum_dtype is None else jnp.dtype(momentum_dtype)
 
 
 def _scalar_dtype(params: optax.Params) -> Any:
     """float32, or float64 if any parameter is."""
-    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+    return jnp.result_type(jnp.float32, *(jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in jax.tree.leaves(params)))

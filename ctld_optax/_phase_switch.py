@@ -38,7 +38,10 @@ def hand_over_momentum(optimizer_state: Any, sampler_state: Any) -> Any:
     traces = [node for node in jax.tree.leaves(optimizer_state, is_leaf=is_trace) if is_trace(node)]
     if not traces:
         return optimizer_state
-    found = optax.tree.get_all_with_path(sampler_state, "momentum")
+    # Fields of states only: a parameter or an injected hyperparameter may be called `momentum` too.
+    found = optax.tree.get_all_with_path(
+        sampler_state, "momentum", filtering=lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
+    )
     if len(found) != 1:
         raise ValueError(
             f"the hand-over looks for one `momentum` in the sampler's state and found {len(found)} in a "
@@ -195,16 +198,17 @@ def _heavy_ball_decay(optimizer: Any) -> float | None:
     link is a `TraceState` and whose others hold scalars at most, and on probes of sizes from 1e-12 to 1e12 its trace must
     be gradient + decay * trace, and its update a function of the new trace alone (Nesterov's is not).
     """
-    size = jnp.asarray([1e-12, 1e-6, 1.0, 1e6, 1e12])
-    probe = {"vector": size, "matrix": -0.7 * jnp.ones((2, 5)) * size}
-    zeros = optax.tree.zeros_like(probe)
 
     def step(grads: Any, trace: Any) -> tuple[Any, Any]:
         new_updates, state = optimizer.update(grads, (optax.TraceState(trace), *rest), probe, value=jnp.ones(()))
         return new_updates, state[0].trace
 
     try:
-        with jax.ensure_compile_time_eval():
+        # In float64, so that the decay is the optimizer's own number and not its float32 rounding.
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
+            size = jnp.asarray([1e-12, 1e-6, 1.0, 1e6, 1e12])
+            probe = {"vector": size, "matrix": -0.7 * jnp.ones((2, 5)) * size}
+            zeros = optax.tree.zeros_like(probe)
             first, *rest = optimizer.init(probe)
             if not isinstance(first, optax.TraceState) or any(jnp.ndim(leaf) > 0 for leaf in jax.tree.leaves(rest)):
                 return None
