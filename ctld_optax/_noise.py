@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctld_optax import _shards
 from ctld_optax._validate import check_choice
 
 Source = Callable[[jax.Array], jax.Array]
@@ -46,13 +47,14 @@ def check_source(name: str) -> Source:
     return SOURCES[name]
 
 
-def draw(key: jax.Array, like: Any, source: Source) -> Any:
+def draw(key: jax.Array, like: Any, source: Source, specs: Any = None) -> Any:
     """Independent standard variates.
 
     Args:
       key: a typed key, used up.
       like: a pytree of arrays whose shapes are to be had.
       source: turns uniform 32-bit words into variates.
+      specs: inside `jax.shard_map`, how the whole arrays are cut; a pytree prefix of `PartitionSpec`.
 
     Returns:
       A pytree like `like`, float32 throughout.
@@ -61,19 +63,27 @@ def draw(key: jax.Array, like: Any, source: Source) -> Any:
     if not leaves:
         return like
     seeds = jax.random.bits(key, (len(leaves), 2), jnp.uint32)
-    return treedef.unflatten([source(random_words(seed, leaf.shape)) for seed, leaf in zip(seeds, leaves, strict=True)])
+    leaf_specs = _shards.spec_leaves(specs, like)
+    return treedef.unflatten(
+        [source(random_words(seed, leaf, spec)) for seed, leaf, spec in zip(seeds, leaves, leaf_specs, strict=True)]
+    )
 
 
-def random_words(seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """uint32 words of the given shape, uniform for a uniform `seed` of shape (2,); row-major index is the counter."""
-    counter = jnp.zeros(shape, jnp.uint32)
+def random_words(seed: jax.Array, like: jax.Array, spec: Any = None) -> jax.Array:
+    """uint32 words in the shape of `like`, uniform for a uniform `seed` of shape (2,).
+
+    The counter is the row-major index in the whole array, of which `like` is one block if there is a `spec`.
+    """
+    whole, offset = _shards.block(like.shape, spec)
+    sharding = _shards.explicit_sharding(like)
+    counter = jnp.zeros_like(like, jnp.uint32)
     stride = 1
-    for dimension in reversed(range(len(shape))):
-        index = jax.lax.broadcasted_iota(jnp.uint32, shape, dimension)
-        counter = counter + index * np.uint32(stride % 2**32)
-        stride *= shape[dimension]
+    for dimension in reversed(range(like.ndim)):
+        index = jax.lax.broadcasted_iota(jnp.uint32, like.shape, dimension, out_sharding=sharding)
+        counter = counter + (index + jnp.asarray(offset[dimension], jnp.uint32)) * np.uint32(stride % 2**32)
+        stride *= whole[dimension]
     if stride > 2**32:
-        raise ValueError(f"a parameter of more than 2^32 elements ({shape}) is not supported; split it.")
+        raise ValueError(f"a parameter of more than 2^32 elements ({whole}) is not supported; split it.")
     return _mix(_mix(counter ^ seed[0]) + seed[1])
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from ctld_optax._ctld import MISSING_VALUE, LangevinKernel
+from ctld_optax._rounding import any_narrow
 from ctld_optax._validate import check_count
 
 Handover = Callable[[Any, Any], Any]
@@ -175,7 +176,11 @@ def _with_shared_momentum(
         # From a trace of zeros the optimizer's own heavy-ball step changes nothing: what is left is what follows it.
         at_rest = trace._replace(trace=optax.tree.zeros_like(momentum))
         optimized, (_, *new_rest) = optimizer.update(momentum, (at_rest, *rest), params, value=value, **extra_args)
-        sampled = kernel.displacement(state.sampler.count, momentum, updates)
+        displace = functools.partial(kernel.displacement, state.sampler.count, momentum, updates)
+        sampled = displace(None)
+        if params is not None and any_narrow(params):
+            # In a branch, so that SGD does not pay for the random bits.
+            sampled = jax.lax.cond(sampling, lambda: displace(params, state.sampler.key), lambda: sampled)
         new_updates, new_rest = optax.tree.where(
             sampling, (sampled, rest), (optax.tree.cast_like(optimized, updates), new_rest)
         )
