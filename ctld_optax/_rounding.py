@@ -9,6 +9,7 @@ random between two neighbours, u_a and u_b, whose *results* r = round(p + u) enc
 whatever the sizes of p and u. What is left is a noise of variance at most (r_b - r_a)^2 / 4.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -52,24 +53,28 @@ def round_updates(updates: Any, params: Any, key: jax.Array, specs: Any = None) 
 
 def _round(update: jax.Array, param: jax.Array, uniform: jax.Array) -> jax.Array:
     info = jnp.finfo(param.dtype)
-
-    def to_narrow(x: jax.Array) -> jax.Array:
-        # A pair of casts would be dropped by XLA, which may keep excess precision; this is a rounding it must do.
-        return jax.lax.reduce_precision(x, exponent_bits=info.nexp, mantissa_bits=info.nmant)
+    # Below this power of two numbers are equally spaced (and float32 must hold their spacing as a normal number).
+    floor = np.maximum(np.float32(info.tiny), np.finfo(np.float32).tiny * np.float32(2.0**info.nmant))
 
     def spacing(x: jax.Array) -> jax.Array:
         # The exponent bits alone are the power of two below |x|.
         bits = jax.lax.bitcast_convert_type(x, jnp.uint32) & np.uint32(0x7F800000)
-        power = jax.lax.bitcast_convert_type(bits, jnp.float32)
-        return jnp.maximum(power, np.float32(info.tiny)) * np.float32(2.0**-info.nmant)
+        return jnp.maximum(jax.lax.bitcast_convert_type(bits, jnp.float32), floor) * np.float32(2.0**-info.nmant)
+
+    def to_narrow(x: jax.Array) -> jax.Array:
+        # Not a pair of casts, which XLA drops (it may keep excess precision), nor reduce_precision, which flushes float16's
+        # subnormals: the updates of float16 parameters are often that small.
+        return jnp.round(x / spacing(x)) * spacing(x)
 
     update, param = update.astype(jnp.float32), param.astype(jnp.float32)
     exact = param + update
     near = to_narrow(update)
     near_result = to_narrow(param + near)
     missing = exact - near_result
-    quantum = jnp.maximum(jnp.maximum(spacing(update), spacing(param)), spacing(exact))
-    far = to_narrow(near + jnp.sign(missing) * quantum)
+    # A step, itself rounded away from `near`, that no rounding can swallow: the far result lies beyond the exact one.
+    quantum = functools.reduce(jnp.maximum, map(spacing, (near, param, near_result, exact)))
+    far = near + jnp.sign(missing) * quantum
+    far = jnp.sign(missing) * jnp.ceil(jnp.sign(missing) * far / spacing(far)) * spacing(far)
     far_result = to_narrow(param + far)
     # As a product, so that 0 * 0 and NaN both mean "near".
     take_far = uniform * jnp.abs(far_result - near_result) < jnp.abs(missing)
