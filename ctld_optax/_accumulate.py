@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ctld_optax._rounding import at_least_float32
 from ctld_optax._validate import check_count, check_scalar_value
 
 
@@ -51,7 +52,7 @@ def accumulate(
             micro_step=jnp.zeros((), jnp.int32),
             num_updates=jnp.zeros((), jnp.int32),
             value=jnp.zeros((), jnp.float32),
-            grads=jax.tree.map(lambda p: jnp.zeros_like(p, dtype=jnp.promote_types(p.dtype, jnp.float32)), params),
+            grads=jax.tree.map(lambda p: jnp.zeros_like(p, dtype=at_least_float32(p.dtype)), params),
             inner=inner.init(params),
         )
 

@@ -407,9 +407,10 @@ def _zero_where_not_finite(tree: optax.Updates) -> optax.Updates:
 
 
 def _momentum_dtype(param: Any, momentum_dtype: Any) -> Any:
-    return jnp.promote_types(param.dtype, jnp.float32) if momentum_dtype is None else jnp.dtype(momentum_dtype)
+    return _rounding.at_least_float32(param.dtype) if momentum_dtype is None else jnp.dtype(momentum_dtype)
 
 
 def _scalar_dtype(params: optax.Params) -> Any:
     """float32, or float64 if any parameter is."""
-    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+    wide = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)

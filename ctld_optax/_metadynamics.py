@@ -99,7 +99,7 @@ class Metadynamics:
     def potential(self, bias: jax.Array, alpha: jax.Array, limit: float) -> jax.Array:
         """V_b(alpha), linear between nodes and constant outside, in units of k_B T_c."""
         left, spacing = self._bin(alpha, limit, bias.dtype)
-        fraction = jnp.clip((alpha + limit) / spacing - left, 0.0, 1.0)
+        fraction = jnp.clip((alpha + limit) / spacing - left.astype(bias.dtype), 0.0, 1.0)
         ends = jax.lax.dynamic_slice_in_dim(bias, left, 2, axis=1).sum(axis=0)
         return ends[0] + fraction * (ends[1] - ends[0])
 

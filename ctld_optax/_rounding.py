@@ -24,6 +24,11 @@ def is_narrow(dtype: Any) -> bool:
     return jnp.finfo(dtype).bits < 32
 
 
+def at_least_float32(dtype: Any) -> Any:
+    """As `jnp.promote_types(dtype, float32)`, which strict dtype promotion forbids."""
+    return jnp.dtype(jnp.float32) if is_narrow(dtype) else jnp.dtype(dtype)
+
+
 def any_narrow(params: Any) -> bool:
     return any(is_narrow(leaf.dtype) for leaf in jax.tree.leaves(params))
 
