@@ -12,7 +12,6 @@ import json
 import os
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,10 @@ class CheckpointError(ValueError):
 def state_to_arrays(state: Any) -> dict[str, np.ndarray]:
     """Any pytree of arrays (params, optimizer state, typed keys, step counts) as a flat dict of NumPy arrays.
 
-    Names are key paths, such as `"opt_state.momentum['w']"`. A typed key becomes its key data, and a dtype that NumPy does not have (bfloat16)
-    its bits; the header, a JSON text held as bytes under `"__header__"`, says so, with shape, dtype and SHA-256
-    of each array, the format's version, and the SHA-256 of itself. Shards that this process cannot see must be gathered first.
+    Names are key paths, such as `"opt_state.momentum['w']"`. A typed key becomes its key data, and a dtype that NumPy does
+    not have (bfloat16) its bits; the header, a JSON text held as bytes under `"__header__"`, says so, with shape, dtype
+    and SHA-256 of each array, the format's version, and the SHA-256 of itself. Shards that this process cannot see must be
+    gathered first.
 
     Raises:
       TypeError: for a leaf that is no array and no number.
@@ -61,8 +61,8 @@ def state_from_arrays(arrays: Mapping[str, Any], like: Any) -> Any:
 
     Args:
       arrays: what :func:`state_to_arrays` gave, after a round trip through a file.
-      like: a state of the same structure, shapes and dtypes: a fresh one, or `jax.eval_shape(tx.init, params)`. Restored arrays are put where its
-        own are (its leaves' `sharding`).
+      like: a state of the same structure, shapes and dtypes: a fresh one, or `jax.eval_shape(tx.init, params)`. Restored
+        arrays are put where its own are (its leaves' `sharding`).
 
     Raises:
       CheckpointError: if anything differs from what was saved (a missing, foreign, cut, changed or swapped array, another
@@ -130,7 +130,8 @@ def load(path: str | os.PathLike[str], like: Any) -> Any:
       CheckpointError: if it is no whole npz file, or as :func:`state_from_arrays`. FileNotFoundError: if it is not there.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: np.load would leave a file open that it cannot read.
+        with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise

@@ -207,6 +207,20 @@ def compare_data_parallel() -> list[dict[str, Any]]:
     return results
 
 
+def walkers_on_a_mesh() -> dict[str, float]:
+    """Eight walkers with one bias, two on each of four devices, against `vmap` on one device; and without the sum over devices."""
+    from . import test_walkers as walkers  # noqa: PLC0415 - only here
+
+    mesh = jax.make_mesh((4,), ("hosts",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    carry = jax.vmap(walkers.start)(jax.random.split(jax.random.key(3), 8))
+    _, one = jax.jit(jax.vmap(walkers.step, axis_name="walkers"))(carry)
+    error = {}
+    for name, axes in (("both axes", ("walkers", "hosts")), ("vmapped axis only", "walkers")):
+        _, state = walkers.step_on_mesh(mesh, carry, axes)
+        error[name] = float(jnp.abs(state.bias - one.bias).max())
+    return error
+
+
 def control() -> list[str]:
     """Collectives of a program that must have some that are not scalar: each entry wants one of another device."""
     mesh = mesh_of(8, AxisType.Auto)
@@ -239,7 +253,7 @@ def alone(count: int) -> dict[str, Any]:
 
 def main(args: argparse.Namespace) -> None:
     if args.process is None:
-        report = {"data parallel": compare_data_parallel(), "runs": compare(), "control": control(), "alone": alone(4)}
+        report = {"data parallel": compare_data_parallel(), "walkers": walkers_on_a_mesh(), "runs": compare(), "control": control(), "alone": alone(4)}
     else:
         report = together(args.process, args.port)
     if args.out:

@@ -83,6 +83,11 @@ def test_data_parallel(report):
         assert all(kind.startswith("all-reduce") for kind in run["collectives"]), run
 
 
+def test_walkers_on_several_devices_share_one_bias(report):
+    assert report["walkers"]["both axes"] < 1e-6
+    assert report["walkers"]["vmapped axis only"] > 0.1  # then hills of height 0.2 are missing
+
+
 def test_two_processes_are_as_one(report, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
