@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ctld_optax import _noise
+from ctld_optax import _noise, _rounding, _shards
 from ctld_optax._coupling import COUPLINGS, EnergyStatistics, Hamiltonian, Standardized, update_statistics
 from ctld_optax._metadynamics import Metadynamics
 from ctld_optax._tempering import Confinement, ForceWall, PolynomialTempering, ReflectingWall
@@ -36,6 +36,10 @@ With flax.training.train_state.TrainState, whose `apply_gradients` cannot forwar
     state = state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
 
 With flax.nnx: `optimizer.update(model, grads, value=loss)`."""
+
+
+# Folded into the state's key for the rounding. Far from 0, 1, 2: folding in i and splitting off the i-th give the same key.
+ROUNDING = 0x726F756E
 
 
 class CTLDState(NamedTuple):
@@ -76,6 +80,7 @@ class LangevinKernel:
     alpha_momentum: float
     stationary_start: bool
     momentum_dtype: Any
+    param_specs: Any
     key: Any
 
     @property
@@ -93,7 +98,7 @@ class LangevinKernel:
             # As in `thermalize`: a warm-up from learning_rate = 0 starts at rest, not at infinity.
             moves = learning_rate > 0.0
             scale = jnp.where(moves, jnp.sqrt(temperature / jnp.where(moves, learning_rate, 1.0)), 0.0)
-            noise = _noise.draw(theta_key, momentum, _noise.gaussian)
+            noise = _noise.draw(theta_key, momentum, _noise.gaussian, _shards.specs_in_scope(self.param_specs))
             momentum = jax.tree.map(lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype), momentum, noise)
         bias = jnp.zeros((2, 0), dtype) if self.bias is None else self.bias.init(dtype)
         # Every scalar is a buffer of its own: one buffer in two fields could not be donated.
@@ -124,13 +129,14 @@ class LangevinKernel:
         variance = 2.0 * (1.0 - self.momentum) * temperature / (learning_rate * state.beta)
         # A warm-up that starts at learning_rate = 0 moves nothing, so it needs no noise, let alone an infinite one.
         scale = jnp.where(learning_rate > 0.0, jnp.sqrt(variance), 0.0)
-        noise = _noise.draw(theta_key, state.momentum, self.source)
+        noise = _noise.draw(theta_key, state.momentum, self.source, self.param_specs)
         momentum = jax.tree.map(
             lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype),
             state.momentum,
             noise,
         )
-        squares = sum((jnp.sum(jnp.square(m.astype(dtype))) for m in jax.tree.leaves(momentum)), jnp.zeros((), dtype))
+        sums = [jnp.sum(jnp.square(m.astype(dtype))) for m in jax.tree.leaves(momentum)]
+        squares = _shards.sum_over_shards(sums, _shards.spec_leaves(self.param_specs, momentum), dtype)
         kinetic_energy = 0.5 * learning_rate * squares
         # The sum tells whether an entry is bad without another pass over memory. A loop of no or one turn mends it, not a
         # cond: XLA runs the loop in place, and copies the whole momentum for the cond.
@@ -140,20 +146,35 @@ class LangevinKernel:
         value = jnp.zeros((), dtype) if value is None else check_scalar_value(value, where="ctld").astype(dtype)
         moved = self._move_alpha(state, value + kinetic_energy, kinetic_energy, temperature, alpha_key)
         good = jnp.isfinite(value) & jnp.isfinite(squares) & jnp.isfinite(moved.r_alpha) & jnp.isfinite(moved.energy_var)
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old), moved._replace(key=(), momentum=()), state._replace(key=(), momentum=())
-        )
+        # The bias has left out the hill of a bad step already, and must take in those of the other walkers.
+        others = {"key": (), "momentum": (), "bias": ()}
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved._replace(**others), state._replace(**others))
         return kept._replace(
+            bias=moved.bias,
             count=optax.safe_increment(state.count),
             momentum=momentum,
             key=key,
             skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
         )
 
-    def displacement(self, count: jax.Array, momentum: optax.Updates, like: optax.Updates) -> optax.Updates:
-        """update = -learning_rate * m, in the dtype of the gradients."""
+    def displacement(
+        self,
+        count: jax.Array,
+        momentum: optax.Updates,
+        like: optax.Updates,
+        params: optax.Params | None = None,
+        key: jax.Array | None = None,
+    ) -> optax.Updates:
+        """update = -learning_rate * m, in the dtype of the gradients; its rounding to narrow `params`, if given, is unbiased.
+
+        `key`, needed then, is only read, and may be one that a state holds.
+        """
         step = -1 * jnp.asarray(self.learning_rate(count))
-        return jax.tree.map(lambda m, g: (step.astype(m.dtype) * m).astype(g.dtype), momentum, like)
+        updates = jax.tree.map(lambda m: step.astype(m.dtype) * m, momentum)
+        if params is not None and key is not None and _rounding.any_narrow(params):
+            key = jax.random.fold_in(jax.random.clone(key), ROUNDING)
+            updates = _rounding.round_updates(updates, params, key, self.param_specs)
+        return optax.tree.cast_like(updates, like)
 
     def _hyperparameters(self, count: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
         temperature = jnp.asarray(self.temperature(count), dtype)
@@ -176,7 +197,8 @@ class LangevinKernel:
         bias = state.bias
         if self.bias is not None:
             limit = self.tempering.delta_prime
-            bias = self.bias.deposit(bias, alpha, limit, mirrored=self.confinement.mirrors_hills)
+            good = jnp.isfinite(energy) & jnp.isfinite(force) & jnp.isfinite(statistics.var)
+            bias = self.bias.deposit(bias, alpha, limit, mirrored=self.confinement.mirrors_hills, weight=good)
             force = force - self.bias.gradient(bias, alpha, limit)
         noise = jnp.sqrt(2.0 * (1.0 - jnp.asarray(self.alpha_momentum, alpha.dtype)))
         r_alpha = self.alpha_momentum * r_alpha + self.alpha_step_size * force
@@ -205,6 +227,7 @@ def ctld(
     alpha_momentum: Any = 0.9,
     initial_momentum: str = "zeros",
     momentum_dtype: Any = None,
+    param_specs: Any = None,
 ) -> LangevinTransformation:
     r"""Continuously tempered Langevin dynamics: `optax.sgd(learning_rate, momentum)` that samples.
 
@@ -255,12 +278,16 @@ def ctld(
       initial_momentum: "zeros" (thermal after 1/(1 - momentum) steps) or "stationary" (the paper's r ~ N(0, I)).
       momentum_dtype: dtype of the momentum. None: that of each parameter, but at least float32, since in bfloat16 a sum
         of small gradients stands still.
+      param_specs: needed inside `jax.shard_map` if that cuts the parameters, and there only: the `PartitionSpec` of each
+        parameter, as a pytree prefix, the same as in `in_specs`. It makes the noise that of the whole array and sums the kinetic energy over the
+        named axes. `grads` are then the caller's blocks, `value` the loss of the whole, equal on all shards. Under plain `jit` JAX does all this by itself.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)`
       needs the loss whose gradient is passed, a scalar (a minibatch mean will do). A step in which `value` or a gradient entry is not finite
       leaves alpha, r_alpha, the bias and the energy statistics as they were and is counted in `skipped`; momentum entries that
-      are not finite are set to zero.
+      are not finite are set to zero. Updates have the dtype of the gradients. For parameters narrower than float32 they are rounded
+      at random such that params + update is right on average, if `params` are passed and nothing after this changes the update.
 
     Raises:
       TypeError: if `value` is missing or not real, or a parameter is not of a real floating-point dtype.
@@ -297,18 +324,19 @@ def ctld(
         alpha_momentum=alpha_momentum,
         stationary_start=initial_momentum == "stationary",
         momentum_dtype=momentum_dtype,
+        param_specs=param_specs,
         key=as_key(key),
     )
 
     def update(
         updates: optax.Updates, state: CTLDState, params: optax.Params | None = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, CTLDState]:
-        del params, extra_args
+        del extra_args
         if value is None and kernel.needs_value:
             raise TypeError(MISSING_VALUE)
         accelerated = kernel.accelerate(updates, state.momentum, kernel.momentum)
         new_state = kernel.thermalize(state._replace(momentum=accelerated), value)
-        return kernel.displacement(state.count, new_state.momentum, updates), new_state
+        return kernel.displacement(state.count, new_state.momentum, updates, params, state.key), new_state
 
     transformation = LangevinTransformation(kernel.init, update)
     transformation.kernel = kernel
@@ -386,9 +414,10 @@ def _zero_where_not_finite(tree: optax.Updates) -> optax.Updates:
 def _momentum_dtype(param: Any, momentum_dtype: Any) -> Any:
     # Canonical: a NumPy float64 array counts as float32 unless x64 is enabled.
     dtype = jax.dtypes.canonicalize_dtype(param.dtype)
-    return jnp.promote_types(dtype, jnp.float32) if momentum_dtype is None else jnp.dtype(momentum_dtype)
+    return _rounding.at_least_float32(dtype) if momentum_dtype is None else jnp.dtype(momentum_dtype)
 
 
 def _scalar_dtype(params: optax.Params) -> Any:
     """float32, or float64 if any parameter is."""
-    return jnp.result_type(jnp.float32, *(jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in jax.tree.leaves(params)))
+    wide = any(jax.dtypes.canonicalize_dtype(leaf.dtype) == jnp.float64 for leaf in jax.tree.leaves(params))
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)

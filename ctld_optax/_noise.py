@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctld_optax import _shards
 from ctld_optax._validate import check_choice
 
 Source = Callable[[jax.Array], jax.Array]
@@ -114,13 +115,14 @@ def check_source(name: str) -> Source:
     return SOURCES[name]
 
 
-def draw(key: jax.Array, like: Any, source: Source) -> Any:
+def draw(key: jax.Array, like: Any, source: Source, specs: Any = None) -> Any:
     """Independent standard variates.
 
     Args:
       key: a typed key, used up.
       like: a pytree of arrays whose shapes are to be had.
       source: turns uniform 32-bit words into variates.
+      specs: inside `jax.shard_map`, how the whole arrays are cut; a pytree prefix of `PartitionSpec`.
 
     Returns:
       A pytree like `like`, float32 throughout.
@@ -132,24 +134,33 @@ def draw(key: jax.Array, like: Any, source: Source) -> Any:
     # One draw for all leaves, set apart by constants. As arrays of their own, not as numbers or rows of a table, the constants
     # stay outside the compiled loops, and leaves of one shape share one: 400 leaves compile in seconds, not in minutes.
     offsets = np.random.Philox(key=0).random_raw(len(leaves)).view(np.uint32).reshape(-1, 2)
-    noise = [_draw_leaf(step_seed + jnp.asarray(row), leaf.shape, source) for row, leaf in zip(offsets, leaves, strict=True)]
-    return treedef.unflatten(noise)
+    seeds = [step_seed + jnp.asarray(row) for row in offsets]
+    leaf_specs = _shards.spec_leaves(specs, like)
+    return treedef.unflatten(
+        [_draw_leaf(seed, leaf, spec, source) for seed, leaf, spec in zip(seeds, leaves, leaf_specs, strict=True)]
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "source"))  # so that leaves of one shape are traced once
-def _draw_leaf(seed: jax.Array, shape: tuple[int, ...], source: Source) -> jax.Array:
-    return source(random_words(seed, shape))
+@functools.partial(jax.jit, static_argnames=("spec", "source"))  # so that leaves of one shape are traced once
+def _draw_leaf(seed: jax.Array, like: jax.Array, spec: Any, source: Source) -> jax.Array:
+    return source(random_words(seed, like, spec))
 
 
-def random_words(seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """uint32 words of the given shape, uniform for a uniform `seed` of shape (2,); the row-major index is the counter."""
-    counter = jnp.zeros(shape, jnp.uint32)
+def random_words(seed: jax.Array, like: jax.Array, spec: Any = None) -> jax.Array:
+    """uint32 words in the shape of `like`, uniform for a uniform `seed` of shape (2,).
+
+    The counter is the row-major index in the whole array, of which `like` is one block if there is a `spec`.
+    """
+    whole, offset = _shards.block(like.shape, spec)
+    sharding = _shards.explicit_sharding(like)
+    counter = jnp.zeros_like(like, jnp.uint32)
     stride = 1
-    for dimension in reversed(range(len(shape))):
-        counter = counter + jax.lax.broadcasted_iota(jnp.uint32, shape, dimension) * np.uint32(stride % 2**32)
-        stride *= shape[dimension]
+    for dimension in reversed(range(like.ndim)):
+        index = jax.lax.broadcasted_iota(jnp.uint32, like.shape, dimension, out_sharding=sharding)
+        counter = counter + (index + jnp.asarray(offset[dimension], jnp.uint32)) * np.uint32(stride % 2**32)
+        stride *= whole[dimension]
     if stride > 2**32:
-        raise ValueError(f"a parameter of more than 2^32 elements, here {shape}, has no noise of its own; split it.")
+        raise ValueError(f"a parameter of more than 2^32 elements, here {whole}, has no noise of its own; split it.")
     return _mix(_mix(counter ^ seed[0]) + seed[1])
 
 

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from ctld_optax._ctld import MISSING_VALUE, LangevinKernel
+from ctld_optax._rounding import any_narrow
 from ctld_optax._validate import check_count
 
 Handover = Callable[[Any, Any], Any]
@@ -178,7 +181,11 @@ def _with_shared_momentum(
         # From a trace of zeros the optimizer's own heavy-ball step changes nothing: what is left is what follows it.
         at_rest = trace._replace(trace=optax.tree.zeros_like(momentum))
         optimized, (_, *new_rest) = optimizer.update(momentum, (at_rest, *rest), params, value=value, **extra_args)
-        sampled = kernel.displacement(state.sampler.count, momentum, updates)
+        displace = functools.partial(kernel.displacement, state.sampler.count, momentum, updates)
+        sampled = displace(None)
+        if params is not None and any_narrow(params):
+            # In a branch, so that SGD does not pay for the random bits.
+            sampled = jax.lax.cond(sampling, lambda: displace(params, state.sampler.key), lambda: sampled)
         new_updates, new_rest = optax.tree.where(
             sampling, (sampled, rest), (optax.tree.cast_like(optimized, updates), new_rest)
         )
@@ -191,33 +198,54 @@ def _with_shared_momentum(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _heavy_ball_decay(optimizer: Any) -> float | None:
+def _heavy_ball_decay(optimizer: Any) -> Any:
     """The decay of an optimizer that begins with a heavy-ball `optax.trace` on the raw gradient, None for any other.
 
     An optimizer is a pair of closures, so this looks at what it does: its state must be that of a chain whose first
     link is a `TraceState` and whose others hold scalars at most, and on probes of sizes from 1e-12 to 1e12 its trace must
     be gradient + decay * trace, and its update a function of the new trace alone (Nesterov's is not).
+
+    Hyperparameters that are traced, as `optax.inject_hyperparams` makes them, have no value to look at: some number is put in
+    the place of each, so that the answer is the same inside and outside `jit`. The decay is then traced as well.
     """
+    # In float64, so that the decay is the optimizer's own number and not its float32 rounding; of NumPy, so that it has a value
+    # also under jit.
+    size = np.asarray([1e-12, 1e-6, 1.0, 1e6, 1e12])
+    probe = {"vector": size, "matrix": -0.7 * np.ones((2, 5)) * size}
+    zeros, ones = jax.tree.map(np.zeros_like, probe), jax.tree.map(np.ones_like, probe)
 
     def step(grads: Any, trace: Any) -> tuple[Any, Any]:
+        _, *rest = optimizer.init(probe)
         new_updates, state = optimizer.update(grads, (optax.TraceState(trace), *rest), probe, value=jnp.ones(()))
         return new_updates, state[0].trace
 
     try:
-        # In float64, so that the decay is the optimizer's own number and not its float32 rounding.
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            size = jnp.asarray([1e-12, 1e-6, 1.0, 1e6, 1e12])
-            probe = {"vector": size, "matrix": -0.7 * jnp.ones((2, 5)) * size}
-            zeros = optax.tree.zeros_like(probe)
-            first, *rest = optimizer.init(probe)
-            if not isinstance(first, optax.TraceState) or any(jnp.ndim(leaf) > 0 for leaf in jax.tree.leaves(rest)):
+        with jax.enable_x64(True):
+            first, *rest = jax.eval_shape(optimizer.init, probe)
+            if not isinstance(first, optax.TraceState) or any(leaf.ndim > 0 for leaf in jax.tree.leaves(rest)):
                 return None
-            decay = float(step({"vector": size * 0.0, "matrix": zeros["matrix"]}, optax.tree.ones_like(probe))[1]["vector"][2])
+            program, (_, trace_shapes) = jax.make_jaxpr(step, return_shape=True)(probe, probe)
+            traced = any(isinstance(const, jax.core.Tracer) for const in program.consts)
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
+            stand_ins = [_stand_in(const) for const in program.consts]
+            evaluate = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, stand_ins))
+
+            def step_alike(grads: Any, trace: Any) -> tuple[Any, Any]:
+                return jax.tree.unflatten(jax.tree.structure((probe, trace_shapes)), evaluate(*jax.tree.leaves((grads, trace))))
+
+            decay = float(step_alike(zeros, ones)[1]["vector"][2])
             grads = jax.tree.map(lambda p: 0.3 * p[..., ::-1], probe)
-            new_updates, trace = step(grads, probe)
+            new_updates, trace = step_alike(grads, probe)
             expected = jax.tree.map(lambda g, t: g + decay * t, grads, probe)
             same_trace = optax.tree.allclose(trace, expected, rtol=1e-6, atol=0.0)
-            same_updates = optax.tree.allclose(new_updates, step(trace, zeros)[0], rtol=1e-6, atol=0.0)
-            return decay if same_trace and same_updates else None
+            same_updates = optax.tree.allclose(new_updates, step_alike(trace, zeros)[0], rtol=1e-6, atol=0.0)
+            if not (same_trace and same_updates):
+                return None
+        return step(zeros, ones)[1]["vector"][2] if traced else decay
     except Exception:  # noqa: BLE001 - an optimizer that cannot take the probe, for whatever reason, is served by the general case
         return None
+
+
+def _stand_in(const: Any) -> Any:
+    """A number in the place of one that is not known yet."""
+    return jnp.full(const.shape, 0.37).astype(const.dtype) if isinstance(const, jax.core.Tracer) else const
