@@ -2,8 +2,10 @@
 
     python -m benchmarks.digits
 
-Under this initialisation (Neelakantan et al. 2015) the signal shrinks by half in each layer, so that all gradients but the last layer's
-are about 1e-6 of what they should be: SGD-M stays at chance at any learning rate. Noise moves all layers alike. The script trains
+Under this initialisation (Neelakantan et al. 2015) the signal shrinks by half in each layer, so that all gradients but
+the last layer's
+are about 1e-6 of what they should be: SGD-M stays at chance at any learning rate. Noise moves all layers alike. The
+script trains
 SGD-M, Adam, SGHMC (the same sampler at constant temperature) and CTLD -> SGD-M for the same number of steps, prints accuracy
 and loss for every seed, and draws what happened.
 """
@@ -99,7 +101,7 @@ def train(
 
     The replicas share nothing: each has its own weights, minibatches and noise, all from its seed.
     """
-    model = DeepMLP()
+    model: Any = DeepMLP()
     train_x, train_y, test_x, test_y = (jnp.asarray(array) for array in split)
 
     def loss_fn(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -170,7 +172,9 @@ def _summary(curves: dict[str, list[np.ndarray]], seconds: float) -> dict[str, A
 
 def show(results: dict[str, dict[str, Any]], seeds: Sequence[int], steps: int, console: Console) -> None:
     console.print(f"\n20 hidden layers, weights N(0, 0.1²), scikit-learn digits, {steps} steps.")
-    console.print("Sampling methods sample for half the steps, then run SGD-M. Seconds: all seeds at once, compilation included.\n")
+    console.print(
+        "Sampling methods sample for half the steps, then run SGD-M. Seconds: all seeds at once, compilation included.\n"
+    )
     for heading, curve in (("test accuracy", "test_accuracy"), ("training loss [nats]", "train_loss")):
         table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("method", no_wrap=True)
@@ -219,7 +223,9 @@ def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> 
             for curve, ax in (("train_loss", axes["loss"]), ("test_accuracy", axes["accuracy"])):
                 ax.plot(at, result[curve].T, color=style[name], linewidth=0.7, alpha=0.45)
                 ax.plot(at, result[curve].mean(0), color=style[name], linewidth=2.0, label=name)
-        axes["loss"].set(xlabel="step", ylabel="training loss  [nats]", yscale="log", title="Training loss: mean and every seed")
+        axes["loss"].set(
+            xlabel="step", ylabel="training loss  [nats]", yscale="log", title="Training loss: mean and every seed"
+        )
         axes["accuracy"].set(xlabel="step", ylabel="test accuracy", ylim=(0, 1.02), title="Test accuracy")
         figure.legend(*axes["accuracy"].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
         for ax in (axes["loss"], axes["accuracy"]):
@@ -240,11 +246,15 @@ def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.digits", description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.digits", description=(__doc__ or "").split("\n\n", maxsplit=1)[0]
+    )
     parser.add_argument("--steps", type=int, default=4_000, help="gradient steps for every method (default %(default)s)")
     parser.add_argument("--seeds", type=int, default=4, help="number of seeds, 0, 1, 2, ... (default %(default)s)")
     parser.add_argument("--tune", action="store_true", help="run the four trials of every method on two other seeds instead")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"), help="folder for the figure and the figures' data")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("out"), help="folder for the figure and the figures' data"
+    )
     options = parser.parse_args(arguments)
     if options.steps < CHUNK or options.steps % CHUNK:
         parser.error(f"--steps must be a multiple of {CHUNK}, got {options.steps}")

@@ -1,7 +1,7 @@
 """Gradient accumulation that averages the loss too."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ def accumulate(
     """Hands the mean gradient *and the mean `value`* of `every_k` micro-batches to `inner`, once.
 
     What `optax.MultiSteps` does, made right for a transformation that reads the loss and draws noise. `optax.MultiSteps`
-    hands over the `value` of the last micro-batch only (the energy that drives alpha is then not that of the gradient), and calls
+    hands over the `value` of the last micro-batch only (the energy that drives alpha is then not that of the
+    gradient), and calls
     the inner update on every micro-batch and throws away all but the last (so the noise is paid for `every_k` times).
     Here the inner update stands in a branch that is taken once in `every_k` calls; the other calls return zeros.
 
@@ -37,7 +38,8 @@ def accumulate(
       every_k: a Python integer >= 1, or a function of the number of updates made so far.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs` with state :class:`AccumulateState`. Extra arguments other than `value` are handed on
+      An `optax.GradientTransformationExtraArgs` with state :class:`AccumulateState`. Extra arguments other than
+      `value` are handed on
       as the last micro-batch gave them. A micro-batch that is not finite makes the mean so, and `inner` sees that.
 
     Raises:
@@ -65,7 +67,9 @@ def accumulate(
         **extra_args: Any,
     ) -> tuple[optax.Updates, AccumulateState]:
         share = 1.0 / (state.micro_step.astype(jnp.float32) + 1.0)
-        grads = jax.tree.map(lambda mean, g: mean + share.astype(mean.dtype) * (g.astype(mean.dtype) - mean), state.grads, updates)
+        grads = jax.tree.map(
+            lambda mean, g: mean + share.astype(mean.dtype) * (g.astype(mean.dtype) - mean), state.grads, updates
+        )
         mean_value = state.value
         if value is not None:
             value = check_scalar_value(value, where="accumulate").astype(jnp.float32)
@@ -91,4 +95,4 @@ def accumulate(
             inner=inner_state,
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, cast("Any", update))

@@ -33,8 +33,8 @@ def update_statistics(
       decay: in (0, 1); 0.99 remembers about 100 steps.
     """
     dtype = statistics.mean.dtype
-    decay = jnp.asarray(decay, dtype)
-    weight = (1.0 - decay) / (1.0 - decay ** (num_seen.astype(dtype) + 1.0))
+    rate = jnp.asarray(decay, dtype)
+    weight = (1.0 - rate) / (1.0 - rate ** (num_seen.astype(dtype) + 1.0))
     # Exactly 1 for the first energy: a rounding error here would enter the variance times the square of the offset.
     weight = jnp.where(num_seen == 0, 1.0, weight)
     difference = energy - statistics.mean
@@ -52,6 +52,7 @@ class Hamiltonian:
     """
 
     def __call__(self, energy: jax.Array, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
+        del statistics
         return energy / temperature
 
 
@@ -66,6 +67,7 @@ class Standardized:
     clip: float = 5.0
 
     def __call__(self, energy: jax.Array, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
+        del temperature
         tiny = jnp.finfo(statistics.var.dtype).tiny
         score = (energy - statistics.mean) * jax.lax.rsqrt(jnp.maximum(statistics.var, tiny))
         return jnp.clip(score, -self.clip, self.clip)

@@ -4,7 +4,7 @@ Ye, Zhu and Mantiuk, "Langevin Dynamics with Continuous Tempering for Training D
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ class CTLDState(NamedTuple):
     Scalars and the bias are float32 whatever the parameters' dtype, or float64 if a parameter is.
     """
 
-    count: jax.Array  # shape (), int32: number of updates made
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] # shape (), int32: number of updates made
     momentum: optax.Updates  # like params: the trace of optax.sgd, m = -r sqrt(temperature / learning_rate)
     alpha: jax.Array  # shape (): tempering variable
     r_alpha: jax.Array  # shape (): its momentum, N(0, 1) in equilibrium
@@ -117,7 +117,7 @@ class LangevinKernel:
         )
 
     def accelerate(self, grads: optax.Updates, momentum: optax.Updates, decay: Any) -> optax.Updates:
-        """m = decay * m + grad, in the arithmetic of `optax.trace`."""
+        """M = decay * m + grad, in the arithmetic of `optax.trace`."""
         return jax.tree.map(lambda g, m: g.astype(m.dtype) + jnp.asarray(decay, m.dtype) * m, grads, momentum)
 
     def thermalize(self, state: CTLDState, value: Any) -> CTLDState:
@@ -165,7 +165,7 @@ class LangevinKernel:
         params: optax.Params | None = None,
         key: jax.Array | None = None,
     ) -> optax.Updates:
-        """update = -learning_rate * m, in the dtype of the gradients; its rounding to narrow `params`, if given, is unbiased.
+        """Update = -learning_rate * m, in the dtype of the gradients; its rounding to narrow `params`, if given, is unbiased.
 
         `key`, needed then, is only read, and may be one that a state holds.
         """
@@ -186,9 +186,7 @@ class LangevinKernel:
         """The alpha half of Algorithm 1, on the clock h = alpha_step_size."""
         statistics = EnergyStatistics(state.energy_mean, state.energy_var)
         statistics = update_statistics(statistics, energy, state.count - state.skipped)
-        state = state._replace(
-            kinetic_energy=kinetic_energy, energy_mean=statistics.mean, energy_var=statistics.var
-        )
+        state = state._replace(kinetic_energy=kinetic_energy, energy_mean=statistics.mean, energy_var=statistics.var)
         if self.tempering is None or self.confinement is None:
             return state
         alpha, r_alpha = self.confinement.advance(state.alpha, state.r_alpha, self.alpha_step_size)
@@ -254,7 +252,8 @@ def ctld(
 
     Where it departs from the paper: alpha has a clock of its own (each half of the dynamics leaves the joint density
     invariant by itself, so its step size is free); its energy is standardized by default (the paper's H throws alpha
-    out of its window from some thousands of parameters on); the walls reflect; the hills are well-tempered. `algorithm1` is the paper
+    out of its window from some thousands of parameters on); the walls reflect; the hills are well-tempered.
+    `algorithm1` is the paper
     to the letter.
 
     Args:
@@ -279,14 +278,18 @@ def ctld(
       momentum_dtype: dtype of the momentum. None: that of each parameter, but at least float32, since in bfloat16 a sum
         of small gradients stands still.
       param_specs: needed inside `jax.shard_map` if that cuts the parameters, and there only: the `PartitionSpec` of each
-        parameter, as a pytree prefix, the same as in `in_specs`. It makes the noise that of the whole array and sums the kinetic energy over the
-        named axes. `grads` are then the caller's blocks, `value` the loss of the whole, equal on all shards. Under plain `jit` JAX does all this by itself.
+        parameter, as a pytree prefix, the same as in `in_specs`. It makes the noise that of the whole array and sums
+        the kinetic energy over the
+        named axes. `grads` are then the caller's blocks, `value` the loss of the whole, equal on all shards. Under
+        plain `jit` JAX does all this by itself.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)`
-      needs the loss whose gradient is passed, a scalar (a minibatch mean will do). A step in which `value` or a gradient entry is not finite
+      needs the loss whose gradient is passed, a scalar (a minibatch mean will do). A step in which `value` or a
+      gradient entry is not finite
       leaves alpha, r_alpha, the bias and the energy statistics as they were and is counted in `skipped`; momentum entries that
-      are not finite are set to zero. Updates have the dtype of the gradients. For parameters narrower than float32 they are rounded
+      are not finite are set to zero. Updates have the dtype of the gradients. For parameters narrower than float32
+      they are rounded
       at random such that params + update is right on average, if `params` are passed and nothing after this changes the update.
 
     Raises:
@@ -338,7 +341,7 @@ def ctld(
         new_state = kernel.thermalize(state._replace(momentum=accelerated), value)
         return kernel.displacement(state.count, new_state.momentum, updates, params, state.key), new_state
 
-    transformation = LangevinTransformation(kernel.init, update)
+    transformation = LangevinTransformation(kernel.init, cast("Any", update))
     transformation.kernel = kernel
     return transformation
 

@@ -41,7 +41,8 @@ class Metadynamics:
       num_bins: K >= 2; 375 makes the spacing width / 5 for walls at 1.5.
       bias_factor: gamma > 1 for well-tempered hills, None for hills of constant height.
       axis_name: name (or tuple of names) of a `jax.vmap` or mesh axis of walkers that share this bias: each adds its hill to
-        the bias of all, so that it fills as many times faster as there are walkers (Raiteri et al., J. Phys. Chem. B 110, 2006).
+        the bias of all, so that it fills as many times faster as there are walkers (Raiteri et al., J. Phys. Chem. B
+        110, 2006).
         Each walker has its own parameters, alpha and key.
 
     Raises:

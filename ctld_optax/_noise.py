@@ -6,7 +6,8 @@ of `optax.sgd`. Here the key only seeds a *counter-based* generator that is a ha
 .. math:: \text{word}_i = \mathrm{mix}(\mathrm{mix}(i \oplus k_0) + k_1),
 
 where i is the index of the parameter in its leaf, (k_0, k_1) are 64 fresh bits a step, drawn with the user's own
-generator, plus 64 constant bits a leaf, and mix is a bijective 32-bit finalizer. XLA fuses it into the momentum update: no array of bits or
+generator, plus 64 constant bits a leaf, and mix is a bijective 32-bit finalizer. XLA fuses it into the momentum
+update: no array of bits or
 noise is ever in memory, any sharding of the parameters shards the noise with no communication, and the noise of a
 parameter does not depend on the sharding.
 
@@ -70,10 +71,12 @@ _CORNISH_FISHER = (0.9715085084419621, 0.0008807519388841013, 0.0023316916058923
 def irwin_hall(word: jax.Array) -> jax.Array:
     """The sum of four uniform bytes (Irwin-Hall), bent by an odd polynomial so that its moments are Gaussian.
 
-    Moments: exactly those of N(0, 1) up to the seventh (1021 values, |z| <= 4.53; the eighth is 103.2 where N(0, 1) has 105), so the
+    Moments: exactly those of N(0, 1) up to the seventh (1021 values, |z| <= 4.53; the eighth is 103.2 where N(0, 1)
+      has 105), so the
     source is of weak order 3, beyond any integrator here. Cost: about 1.4 times `optax.sgd(momentum=...)` a step on a CPU.
 
-    The best trade between bits and moments: it uses all 32 bits, without a logarithm. The polynomial is a Cornish-Fisher expansion with
+    The best trade between bits and moments: it uses all 32 bits, without a logarithm. The polynomial is a
+    Cornish-Fisher expansion with
     its coefficients fitted to the discrete sum.
     """
     pairs = (word & np.uint32(0x00FF00FF)) + ((word >> 8) & np.uint32(0x00FF00FF))

@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from ctld_optax._ctld import MISSING_VALUE, LangevinKernel
@@ -24,7 +25,7 @@ class PhaseSwitchState(NamedTuple):
     `sampler.momentum` is an empty `optax.MaskedNode`.
     """
 
-    count: jax.Array  # shape (), int32: number of updates made, in both phases
+    count: Any  # shape (), int32: number of updates made, in both phases
     sampler: Any  # state of the sampler, which stands still after the switch
     optimizer: Any  # state of the optimizer, which stands still (but for a shared trace) until the switch
 
@@ -72,7 +73,8 @@ def phase_switch(
 ) -> optax.GradientTransformationExtraArgs:
     """Samples for `sampling_steps` updates, then optimizes: the if and the else of Algorithm 1.
 
-    Updates 1 ... sampling_steps are the sampler's; the next one is the optimizer's first, and it starts from the momentum that the
+    Updates 1 ... sampling_steps are the sampler's; the next one is the optimizer's first, and it starts from the
+    momentum that the
     sampler left. With `optax.sgd(learning_rate, momentum)` as optimizer that is exactly the paper's else-branch.
 
     Any other optimizer will do. It starts from its fresh state (Adam, say, with zero moments and its step count and
@@ -92,8 +94,10 @@ def phase_switch(
         rule above.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs` with state :class:`PhaseSwitchState`. Extra arguments go to both. `value` is needed at every
-      step, since one compiled program holds both phases. After the switch a non-finite gradient meets the optimizer unguarded, as it would without us
+      An `optax.GradientTransformationExtraArgs` with state :class:`PhaseSwitchState`. Extra arguments go to both.
+      `value` is needed at every
+      step, since one compiled program holds both phases. After the switch a non-finite gradient meets the optimizer
+      unguarded, as it would without us
       (`optax.apply_if_finite` guards it).
 
     Raises:
@@ -139,7 +143,7 @@ def _with_two_states(
         )
         return new_updates, PhaseSwitchState(optax.safe_increment(state.count), sampler_state, optimizer_state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, cast("Any", update))
 
 
 def _with_shared_momentum(
@@ -195,7 +199,7 @@ def _with_shared_momentum(
             optimizer=(trace._replace(trace=momentum), *new_rest),
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, cast("Any", update))
 
 
 def _heavy_ball_decay(optimizer: Any) -> Any:
@@ -225,7 +229,7 @@ def _heavy_ball_decay(optimizer: Any) -> Any:
             if not isinstance(first, optax.TraceState) or any(leaf.ndim > 0 for leaf in jax.tree.leaves(rest)):
                 return None
             program, (_, trace_shapes) = jax.make_jaxpr(step, return_shape=True)(probe, probe)
-            traced = any(isinstance(const, jax.core.Tracer) for const in program.consts)
+            traced = any(isinstance(const, Tracer) for const in program.consts)
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
             stand_ins = [_stand_in(const) for const in program.consts]
             evaluate = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, stand_ins))
@@ -242,10 +246,11 @@ def _heavy_ball_decay(optimizer: Any) -> Any:
             if not (same_trace and same_updates):
                 return None
         return step(zeros, ones)[1]["vector"][2] if traced else decay
-    except Exception:  # noqa: BLE001 - an optimizer that cannot take the probe, for whatever reason, is served by the general case
+    except Exception:  # noqa: BLE001 - an optimizer that cannot take the probe, for whatever reason, is served by the
+    general case
         return None
 
 
 def _stand_in(const: Any) -> Any:
     """A number in the place of one that is not known yet."""
-    return jnp.full(const.shape, 0.37).astype(const.dtype) if isinstance(const, jax.core.Tracer) else const
+    return jnp.full(const.shape, 0.37).astype(const.dtype) if isinstance(const, Tracer) else const

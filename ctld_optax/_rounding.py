@@ -1,6 +1,7 @@
 r"""Unbiased rounding of the update to parameters of less than 32 bits.
 
-`optax.apply_updates` rounds params + update to the nearest number of the parameters' dtype. bfloat16 has 8 significant bits: near 1
+`optax.apply_updates` rounds params + update to the nearest number of the parameters' dtype. bfloat16 has 8 significant
+bits: near 1
 its numbers are 1/128 apart, and every smaller step is lost (rounded to nothing) or doubled. Here the update is chosen at
 random between two neighbours, u_a and u_b, whose *results* r = round(p + u) enclose the exact p + u:
 
@@ -51,9 +52,7 @@ def round_updates(updates: Any, params: Any, key: jax.Array, specs: Any = None) 
       Like `updates`; where a parameter is narrower than 32 bits, numbers of the parameter's dtype.
     """
     uniforms = _noise.draw(key, updates, uniform, specs)
-    return jax.tree.map(
-        lambda u, p, uniform: _round(u, p, uniform) if is_narrow(p.dtype) else u, updates, params, uniforms
-    )
+    return jax.tree.map(lambda u, p, uniform: _round(u, p, uniform) if is_narrow(p.dtype) else u, updates, params, uniforms)
 
 
 def _round(update: jax.Array, param: jax.Array, uniform: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def state_to_arrays(state: Any) -> dict[str, np.ndarray]:
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
             raise TypeError(f"{name} must be an array or a number to be saved, got {type(leaf).__name__}.")
         description = _describe(leaf)
-        array = np.asarray(jax.random.key_data(leaf) if "key" in description else leaf)
+        array = np.asarray(jax.random.key_data(cast("Any", leaf)) if "key" in description else leaf)
         # Little-endian bits whatever the machine, so that a file can be read elsewhere.
         array = array.view(_bits(array.dtype)).reshape(array.shape) if _is_foreign(array.dtype) else array
         arrays[name] = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).reshape(array.shape)
@@ -258,4 +258,3 @@ def _place(array: jax.Array, like: Any) -> jax.Array:
     # A scalar that no one has placed must stay so: one tied to the first device would not mix with sharded parameters.
     sharding = getattr(like, "sharding", None) if getattr(like, "committed", True) else None
     return array if sharding is None else jax.device_put(array, sharding)
-

@@ -1,6 +1,7 @@
 """The pictures, on Matplotlib axes (`pip install ctld-optax[plot]`).
 
-Every function draws on `ax` (the current axes if None), returns it, and leaves titles and saving to the caller. Colours are from
+Every function draws on `ax` (the current axes if None), returns it, and leaves titles and saving to the caller.
+Colours are from
 Okabe and Ito's palette, which colour-blind readers can tell apart.
 """
 

@@ -21,7 +21,7 @@ SIZE = 2**20
 
 def words(seed, size=SIZE):
     key = jax.random.key(seed)
-    return np.asarray(jax.jit(lambda k: random_words(jax.random.bits(k, (2,), jnp.uint32), (size,)))(key))
+    return np.asarray(jax.jit(lambda k: random_words(jax.random.bits(k, (2,), jnp.uint32), jnp.zeros(size)))(key))
 
 
 def correlation(x, y):
@@ -36,33 +36,59 @@ def vector(seed, size=SIZE):
     return np.asarray(normal(seed, jnp.zeros(size)), np.float64)
 
 
-# The variates: every one of the 2^23 there are.
+# The variates, from words that go through all their range in equal steps.
 
 
 @pytest.fixture(scope="module")
-def every_variate():
-    return np.asarray(jax.jit(gaussian)(jnp.arange(2**23, dtype=jnp.uint32) << 9), np.float64)
+def spread_words():
+    return (np.arange(2**22, dtype=np.uint32) << 10) + np.uint32(513)  # odd, since the lowest bit of the tail is always set
 
 
-def test_gaussian_is_the_quantile_function(every_variate):
-    probability = (np.arange(2**23) + 0.5) / 2**23
-    np.testing.assert_allclose(every_variate, scipy.stats.norm.ppf(probability), rtol=1e-5, atol=1e-6)  # JAX's float32 erf_inv
+def test_gaussian_is_the_quantile_function(spread_words):
+    edges = np.asarray([1, 3, 5, 101, 2**20 + 1, 2**31 - 2**20 + 1, 2**31 - 1], np.uint32)
+    words = np.concatenate([spread_words, edges, edges | np.uint32(2**31)])
+    tail = ((words & np.uint32(2**31 - 1)) | 1) / 2**31  # of both sides
+    exact = np.where(words < 2**31, 1.0, -1.0) * scipy.stats.norm.isf(tail / 2)
+    np.testing.assert_allclose(jax.jit(gaussian)(jnp.asarray(words)), exact, rtol=0.0, atol=5e-6)
 
 
-def test_gaussian_moments_over_the_whole_grid(every_variate):
-    np.testing.assert_array_equal(every_variate, -every_variate[::-1])  # all odd moments vanish
-    moments = {2: 1.0, 4: 3.0, 6: 15.0}
-    for power, expected in moments.items():
-        # The grid ends at 5.3, and the tail beyond is worth more the higher the power.
-        np.testing.assert_allclose(np.mean(every_variate**power), expected, rtol={2: 1e-5, 4: 1e-5, 6: 2e-4}[power])
-    assert 5.2 < np.max(every_variate) < 5.3
+def test_gaussian_moments(spread_words):
+    eps = np.asarray(jax.jit(gaussian)(jnp.asarray(spread_words)), np.float64)
+    np.testing.assert_array_equal(eps[: 2**21], -eps[2**21 :])  # all odd moments vanish
+    for power, expected in {2: 1.0, 4: 3.0, 6: 15.0}.items():
+        # A step of 2^10 words cannot resolve the tail beyond 5, which is worth more the higher the power.
+        np.testing.assert_allclose(np.mean(eps**power), expected, rtol={2: 2e-5, 4: 2e-4, 6: 2e-3}[power])
 
 
-def test_low_nine_bits_do_not_matter():
-    word = jnp.asarray([0x12345600, 0x123457FF, 0, 0x1FF, 0xFFFFFFFF, 0xFFFFFE00], jnp.uint32)
-    eps = np.asarray(gaussian(word))
-    assert eps[0] == eps[1]
-    assert eps[2] == eps[3] == -eps[4] == -eps[5]
+def test_gaussian_is_finite_at_every_edge():
+    words = jnp.asarray([0, 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 1], jnp.uint32)
+    eps = np.asarray(gaussian(words))
+    assert np.all(np.isfinite(eps))
+    np.testing.assert_array_equal(eps[:3], -eps[3:])
+    assert 6.0 < eps[0] < 6.3
+
+
+def test_irwin_hall_moments_are_exact_up_to_the_seventh():
+    # The law of the sum of four uniform bytes, and the source at one word for each sum.
+    byte = np.full(256, 1.0 / 256.0)
+    probability = np.convolve(np.convolve(byte, byte), np.convolve(byte, byte))
+    sums = np.arange(1021)
+    bytes_of = np.stack([np.clip(sums - 255 * place, 0, 255) for place in range(4)]).astype(np.uint32)
+    words = sum(part << np.uint32(8 * place) for place, part in enumerate(bytes_of))
+    eps = np.asarray(jax.jit(_noise.irwin_hall)(jnp.asarray(words)), np.float64)
+    assert np.all(np.diff(eps) > 0.0)
+    for power, expected in {1: 0.0, 2: 1.0, 3: 0.0, 4: 3.0, 5: 0.0, 6: 15.0, 7: 0.0}.items():
+        np.testing.assert_allclose(probability @ eps**power, expected, rtol=2e-6, atol=1e-5)  # float32
+    np.testing.assert_allclose(probability @ eps**8, 103.16, rtol=1e-3)  # as documented; N(0, 1) has 105
+
+
+def test_three_point_and_rademacher_change_value_where_they_should():
+    sixth = 715827883  # 2^32 / 6
+    words = jnp.asarray([0, sixth - 1, sixth, 2**31, 2**32 - sixth - 1, 2**32 - sixth, 2**32 - 1], jnp.uint32)
+    root = np.float32(np.sqrt(3.0))
+    np.testing.assert_array_equal(_noise.three_point(words), np.asarray([root, root, 0, 0, 0, -root, -root], np.float32))
+    words = jnp.asarray([0, 2**31 - 1, 2**31, 2**32 - 1], jnp.uint32)
+    np.testing.assert_array_equal(_noise.rademacher(words), np.asarray([1, 1, -1, -1], np.float32))
 
 
 # The words.
@@ -85,7 +111,7 @@ def test_bytes_are_uniform(seed):
 def test_bytes_are_uniform_over_seeds():
     # The same parameter over many steps: fresh seeds, one counter.
     seeds = jax.random.bits(jax.random.key(0), (2**17, 2), jnp.uint32)
-    at_index = jax.jit(jax.vmap(lambda seed: random_words(seed, (3,))))(seeds)
+    at_index = jax.jit(jax.vmap(lambda seed: random_words(seed, jnp.zeros(3))))(seeds)
     for index in range(3):
         for place in range(4):
             counts = np.bincount((np.asarray(at_index[:, index]) >> (8 * place)) & 0xFF, minlength=256)
@@ -100,7 +126,7 @@ def test_pairs_of_neighbours_are_uniform():
 
 def test_every_bit_of_the_seed_and_the_counter_turns_half_of_the_bits():
     seeds = np.asarray(jax.random.bits(jax.random.key(1), (4096, 2), jnp.uint32))
-    at = jax.jit(jax.vmap(lambda seed: random_words(seed, (2,))))
+    at = jax.jit(jax.vmap(lambda seed: random_words(seed, jnp.zeros(2))))
     base = np.asarray(at(seeds))
 
     def share_of_ones(difference):
@@ -200,7 +226,7 @@ def test_shapes(shape):
 
 def test_index_is_row_major():
     seed = jnp.asarray([17, 4], jnp.uint32)
-    np.testing.assert_array_equal(random_words(seed, (2, 3, 4)).ravel(), random_words(seed, (24,)))
+    np.testing.assert_array_equal(random_words(seed, jnp.zeros((2, 3, 4))).ravel(), random_words(seed, jnp.zeros(24)))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
@@ -217,11 +243,12 @@ def test_empty_tree_draws_nothing():
 
 def test_more_elements_than_words_are_refused():
     with pytest.raises(ValueError, match=r"more than 2\^32 elements"):
-        jax.eval_shape(lambda seed: random_words(seed, (2**17, 2**16)), jnp.zeros(2, jnp.uint32))
+        jax.eval_shape(random_words, jnp.zeros(2, jnp.uint32), jax.ShapeDtypeStruct((2**17, 2**16), jnp.float32))
 
 
 def test_full_counter_is_allowed():
-    assert jax.eval_shape(lambda seed: random_words(seed, (2**16, 2**16)), jnp.zeros(2, jnp.uint32)).shape == (2**16, 2**16)
+    like = jax.ShapeDtypeStruct((2**16, 2**16), jnp.float32)
+    assert jax.eval_shape(random_words, jnp.zeros(2, jnp.uint32), like).shape == like.shape
 
 
 def test_replicas_are_independent():
