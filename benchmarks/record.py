@@ -47,10 +47,12 @@ def _processor() -> str:
 
 def _commit() -> str:
     """The commit of the source tree, with a + if it was changed since, or "unknown" outside a checkout."""
-    root = pathlib.Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        root = pathlib.Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603, S607
+
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")

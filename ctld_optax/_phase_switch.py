@@ -246,8 +246,8 @@ def _heavy_ball_decay(optimizer: Any) -> Any:
             if not (same_trace and same_updates):
                 return None
         return step(zeros, ones)[1]["vector"][2] if traced else decay
-    except Exception:  # noqa: BLE001 - an optimizer that cannot take the probe, for whatever reason, is served by the
-    general case
+    except Exception:  # noqa: BLE001
+        # An optimizer that cannot take the probe, for whatever reason, is served by the general case.
         return None
 
 
