@@ -48,7 +48,7 @@ class CTLDState(NamedTuple):
     Scalars and the bias are float32 whatever the parameters' dtype, or float64 if a parameter is.
     """
 
-    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] # shape (), int32: number of updates made
+    count: Any  # shape (), int32: number of updates made
     momentum: optax.Updates  # like params: the trace of optax.sgd, m = -r sqrt(temperature / learning_rate)
     alpha: jax.Array  # shape (): tempering variable
     r_alpha: jax.Array  # shape (): its momentum, N(0, 1) in equilibrium
@@ -117,7 +117,7 @@ class LangevinKernel:
         )
 
     def accelerate(self, grads: optax.Updates, momentum: optax.Updates, decay: Any) -> optax.Updates:
-        """M = decay * m + grad, in the arithmetic of `optax.trace`."""
+        """The heavy-ball step m = decay * m + grad, in the arithmetic of `optax.trace`."""
         return jax.tree.map(lambda g, m: g.astype(m.dtype) + jnp.asarray(decay, m.dtype) * m, grads, momentum)
 
     def thermalize(self, state: CTLDState, value: Any) -> CTLDState:
@@ -165,7 +165,7 @@ class LangevinKernel:
         params: optax.Params | None = None,
         key: jax.Array | None = None,
     ) -> optax.Updates:
-        """Update = -learning_rate * m, in the dtype of the gradients; its rounding to narrow `params`, if given, is unbiased.
+        """The update -learning_rate * m, in the dtype of the gradients; its rounding to narrow `params`, if given, is unbiased.
 
         `key`, needed then, is only read, and may be one that a state holds.
         """
