@@ -65,7 +65,9 @@ def accumulate(
         **extra_args: Any,
     ) -> tuple[optax.Updates, AccumulateState]:
         share = 1.0 / (state.micro_step.astype(jnp.float32) + 1.0)
-        grads = jax.tree.map(lambda mean, g: mean + share.astype(mean.dtype) * (g.astype(mean.dtype) - mean), state.grads, updates)
+        grads = jax.tree.map(
+            lambda mean, g: mean + share.astype(mean.dtype) * (g.astype(mean.dtype) - mean), state.grads, updates
+        )
         mean_value = state.value
         if value is not None:
             value = check_scalar_value(value, where="accumulate").astype(jnp.float32)

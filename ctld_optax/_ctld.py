@@ -94,9 +94,12 @@ class LangevinKernel:
         key, theta_key, alpha_key = jax.random.split(jax.random.clone(self.key), 3)
         momentum = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_momentum_dtype(p, self.momentum_dtype)), params)
         if self.stationary_start:
-            scale = jnp.sqrt(self.temperature(jnp.int32(0)) / self.learning_rate(jnp.int32(0)))
+            learning_rate, temperature = self._hyperparameters(jnp.zeros((), jnp.int32), dtype)
+            # As in `thermalize`: a warm-up from learning_rate = 0 starts at rest, not at infinity.
+            moves = learning_rate > 0.0
+            scale = jnp.where(moves, jnp.sqrt(temperature / jnp.where(moves, learning_rate, 1.0)), 0.0)
             noise = _noise.draw(theta_key, momentum, _noise.gaussian, _shards.specs_in_scope(self.param_specs))
-            momentum = jax.tree.map(lambda m, e: m - (scale * e).astype(m.dtype), momentum, noise)
+            momentum = jax.tree.map(lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype), momentum, noise)
         bias = jnp.zeros((2, 0), dtype) if self.bias is None else self.bias.init(dtype)
         # Every scalar is a buffer of its own: one buffer in two fields could not be donated.
         return CTLDState(
@@ -132,11 +135,13 @@ class LangevinKernel:
             state.momentum,
             noise,
         )
-        sums = [jnp.sum(jnp.square(m)) for m in jax.tree.leaves(momentum)]
+        sums = [jnp.sum(jnp.square(m.astype(dtype))) for m in jax.tree.leaves(momentum)]
         squares = _shards.sum_over_shards(sums, _shards.spec_leaves(self.param_specs, momentum), dtype)
         kinetic_energy = 0.5 * learning_rate * squares
-        # The sum tells whether an entry is bad without another pass over memory; the branch is taken in bad steps only.
-        momentum = jax.lax.cond(jnp.isfinite(squares), lambda m: m, _zero_where_not_finite, momentum)
+        # The sum tells whether an entry is bad without another pass over memory. A loop of no or one turn mends it, not a
+        # cond: XLA runs the loop in place, and copies the whole momentum for the cond.
+        bad = jnp.logical_not(jnp.isfinite(squares)).astype(jnp.int32)
+        momentum = jax.lax.fori_loop(0, bad, lambda _, m: _zero_where_not_finite(m), momentum)
 
         value = jnp.zeros((), dtype) if value is None else check_scalar_value(value, where="ctld").astype(dtype)
         moved = self._move_alpha(state, value + kinetic_energy, kinetic_energy, temperature, alpha_key)
@@ -181,9 +186,7 @@ class LangevinKernel:
         """The alpha half of Algorithm 1, on the clock h = alpha_step_size."""
         statistics = EnergyStatistics(state.energy_mean, state.energy_var)
         statistics = update_statistics(statistics, energy, state.count - state.skipped)
-        state = state._replace(
-            kinetic_energy=kinetic_energy, energy_mean=statistics.mean, energy_var=statistics.var
-        )
+        state = state._replace(kinetic_energy=kinetic_energy, energy_mean=statistics.mean, energy_var=statistics.var)
         if self.tempering is None or self.confinement is None:
             return state
         alpha, r_alpha = self.confinement.advance(state.alpha, state.r_alpha, self.alpha_step_size)
@@ -407,10 +410,12 @@ def _zero_where_not_finite(tree: optax.Updates) -> optax.Updates:
 
 
 def _momentum_dtype(param: Any, momentum_dtype: Any) -> Any:
-    return _rounding.at_least_float32(param.dtype) if momentum_dtype is None else jnp.dtype(momentum_dtype)
+    # Canonical: a NumPy float64 array counts as float32 unless x64 is enabled.
+    dtype = jax.dtypes.canonicalize_dtype(param.dtype)
+    return _rounding.at_least_float32(dtype) if momentum_dtype is None else jnp.dtype(momentum_dtype)
 
 
 def _scalar_dtype(params: optax.Params) -> Any:
     """float32, or float64 if any parameter is."""
-    wide = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
+    wide = any(jax.dtypes.canonicalize_dtype(leaf.dtype) == jnp.float64 for leaf in jax.tree.leaves(params))
     return jnp.dtype(jnp.float64 if wide else jnp.float32)

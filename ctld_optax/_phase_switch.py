@@ -41,7 +41,10 @@ def hand_over_momentum(optimizer_state: Any, sampler_state: Any) -> Any:
     traces = [node for node in jax.tree.leaves(optimizer_state, is_leaf=is_trace) if is_trace(node)]
     if not traces:
         return optimizer_state
-    found = optax.tree.get_all_with_path(sampler_state, "momentum")
+    # Fields of states only: a parameter or an injected hyperparameter may be called `momentum` too.
+    found = optax.tree.get_all_with_path(
+        sampler_state, "momentum", filtering=lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
+    )
     if len(found) != 1:
         raise ValueError(
             f"the hand-over looks for one `momentum` in the sampler's state and found {len(found)} in a "
@@ -205,8 +208,9 @@ def _heavy_ball_decay(optimizer: Any) -> Any:
     Hyperparameters that are traced, as `optax.inject_hyperparams` makes them, have no value to look at: some number is put in
     the place of each, so that the answer is the same inside and outside `jit`. The decay is then traced as well.
     """
-    size = np.asarray([1e-12, 1e-6, 1.0, 1e6, 1e12], np.float32)  # of NumPy, so that it has a value also under jit
-    probe = {"vector": size, "matrix": np.float32(-0.7) * np.ones((2, 5), np.float32) * size}
+    # Of NumPy, so that they have values also under jit.
+    size = np.asarray([1e-12, 1e-6, 1.0, 1e6, 1e12])
+    probe = {"vector": size, "matrix": -0.7 * np.ones((2, 5)) * size}
     zeros, ones = jax.tree.map(np.zeros_like, probe), jax.tree.map(np.ones_like, probe)
 
     def step(grads: Any, trace: Any) -> tuple[Any, Any]:
@@ -215,12 +219,14 @@ def _heavy_ball_decay(optimizer: Any) -> Any:
         return new_updates, state[0].trace
 
     try:
-        first, *rest = jax.eval_shape(optimizer.init, probe)
-        if not isinstance(first, optax.TraceState) or any(leaf.ndim > 0 for leaf in jax.tree.leaves(rest)):
-            return None
-        program, (_, trace_shapes) = jax.make_jaxpr(step, return_shape=True)(probe, probe)
+        # In float64, so that the decay is the optimizer's own number and not its float32 rounding.
+        with jax.enable_x64(True):
+            first, *rest = jax.eval_shape(optimizer.init, probe)
+            if not isinstance(first, optax.TraceState) or any(leaf.ndim > 0 for leaf in jax.tree.leaves(rest)):
+                return None
+            program, (_, trace_shapes) = jax.make_jaxpr(step, return_shape=True)(probe, probe)
         traced = any(isinstance(const, jax.core.Tracer) for const in program.consts)
-        with jax.ensure_compile_time_eval():
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
             stand_ins = [_stand_in(const) for const in program.consts]
             evaluate = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, stand_ins))
 
@@ -228,7 +234,7 @@ def _heavy_ball_decay(optimizer: Any) -> Any:
                 return jax.tree.unflatten(jax.tree.structure((probe, trace_shapes)), evaluate(*jax.tree.leaves((grads, trace))))
 
             decay = float(step_alike(zeros, ones)[1]["vector"][2])
-            grads = jax.tree.map(lambda p: np.float32(0.3) * p[..., ::-1], probe)
+            grads = jax.tree.map(lambda p: 0.3 * p[..., ::-1], probe)
             new_updates, trace = step_alike(grads, probe)
             expected = jax.tree.map(lambda g, t: g + decay * t, grads, probe)
             same_trace = optax.tree.allclose(trace, expected, rtol=1e-6, atol=0.0)

@@ -51,9 +51,7 @@ def round_updates(updates: Any, params: Any, key: jax.Array, specs: Any = None) 
       Like `updates`; where a parameter is narrower than 32 bits, numbers of the parameter's dtype.
     """
     uniforms = _noise.draw(key, updates, uniform, specs)
-    return jax.tree.map(
-        lambda u, p, uniform: _round(u, p, uniform) if is_narrow(p.dtype) else u, updates, params, uniforms
-    )
+    return jax.tree.map(lambda u, p, uniform: _round(u, p, uniform) if is_narrow(p.dtype) else u, updates, params, uniforms)
 
 
 def _round(update: jax.Array, param: jax.Array, uniform: jax.Array) -> jax.Array:

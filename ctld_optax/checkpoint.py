@@ -258,4 +258,3 @@ def _place(array: jax.Array, like: Any) -> jax.Array:
     # A scalar that no one has placed must stay so: one tied to the first device would not mix with sharded parameters.
     sharding = getattr(like, "sharding", None) if getattr(like, "committed", True) else None
     return array if sharding is None else jax.device_put(array, sharding)
-

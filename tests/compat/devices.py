@@ -148,7 +148,9 @@ def compare() -> list[dict[str, Any]]:
         for way in ("auto", "explicit", "shard_map"):
             for count in (1, 2, 4, 8) if way != "explicit" else (2, 8):
                 ours = trajectory(name, way, count)
-                errors = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), ours["params"], reference["params"])
+                errors = jax.tree.map(
+                    lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), ours["params"], reference["params"]
+                )
                 results.append(
                     {
                         "name": name,
@@ -177,7 +179,9 @@ def data_parallel(count: int, *, manual: bool) -> Any:
             params, state = carry
             # Each shard differentiates its own loss: the parameters must first be marked as differing between shards.
             local = jax.lax.pcast(params, "shards", to="varying") if manual else params
-            value, grads = jax.value_and_grad(lambda p: jnp.mean(jnp.square(jnp.tanh(inputs @ p["w"]) @ p["v"] - targets)))(local)
+            value, grads = jax.value_and_grad(lambda p: jnp.mean(jnp.square(jnp.tanh(inputs @ p["w"]) @ p["v"] - targets)))(
+                local
+            )
             if manual:
                 value, grads = jax.lax.pmean((value, grads), "shards")
             updates, state = tx.update(grads, state, params, value=value)
@@ -225,7 +229,9 @@ def control() -> list[str]:
     """Collectives of a program that must have some that are not scalar: each entry wants one of another device."""
     mesh = mesh_of(8, AxisType.Auto)
     sharding = NamedSharding(mesh, P("shards"))
-    compiled = jax.jit(lambda x: x[::-1] + 1.0, out_shardings=sharding).lower(jax.device_put(jnp.ones((16,)), sharding)).compile()
+    compiled = (
+        jax.jit(lambda x: x[::-1] + 1.0, out_shardings=sharding).lower(jax.device_put(jnp.ones((16,)), sharding)).compile()
+    )
     return collectives(compiled.as_text())
 
 
@@ -248,12 +254,21 @@ def together(process: int, port: int) -> dict[str, Any]:
 def alone(count: int) -> dict[str, Any]:
     """What :func:`together` gives, from this process only."""
     ours = trajectory("ctld", "auto", count)
-    return {"alpha": ours["alpha"].tolist(), "params": {name: np.asarray(leaf).tolist() for name, leaf in ours["params"].items()}}
+    return {
+        "alpha": ours["alpha"].tolist(),
+        "params": {name: np.asarray(leaf).tolist() for name, leaf in ours["params"].items()},
+    }
 
 
 def main(args: argparse.Namespace) -> None:
     if args.process is None:
-        report = {"data parallel": compare_data_parallel(), "walkers": walkers_on_a_mesh(), "runs": compare(), "control": control(), "alone": alone(4)}
+        report = {
+            "data parallel": compare_data_parallel(),
+            "walkers": walkers_on_a_mesh(),
+            "runs": compare(),
+            "control": control(),
+            "alone": alone(4),
+        }
     else:
         report = together(args.process, args.port)
     if args.out:

@@ -58,5 +58,7 @@ ROWS = (
     Row("ctld, constant temperature (SGHMC)", ctld_optax.ctld, BASE | {"tempering": None}, needs_value=False),
     Row("algorithm1", ctld_optax.algorithm1, BASE | {"momentum": 0.9}, refuses={"learning-rate schedule": ONE_CLOCK}),
     Row("phase_switch onto sgd", ctld_then_sgd, BASE | {"momentum": 0.9, "sampling_steps": 2}),
-    Row("phase_switch onto adam", ctld_then_adam, BASE | {"sampling_steps": 2}, refuses={"strict promotion": ADAM_UNDER_STRICT}),
+    Row(
+        "phase_switch onto adam", ctld_then_adam, BASE | {"sampling_steps": 2}, refuses={"strict promotion": ADAM_UNDER_STRICT}
+    ),
 )

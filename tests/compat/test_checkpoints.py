@@ -69,7 +69,9 @@ def test_resumed_run_is_bit_identical(way, saved_at):
 @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg", "unsafe_rbg", "philox4x32"])
 def test_keys_of_every_implementation(implementation):
     key = jax.random.key(3, impl=implementation)
-    back = checkpoint.state_from_arrays(checkpoint.state_to_arrays({"key": key}), {"key": jax.random.key(0, impl=implementation)})
+    back = checkpoint.state_from_arrays(
+        checkpoint.state_to_arrays({"key": key}), {"key": jax.random.key(0, impl=implementation)}
+    )
     assert jax.random.key_impl(back["key"]) == jax.random.key_impl(key)
     assert jnp.all(jax.random.key_data(back["key"]) == jax.random.key_data(key))
     other = "threefry2x32" if implementation != "threefry2x32" else "rbg"
@@ -79,7 +81,9 @@ def test_keys_of_every_implementation(implementation):
 
 def test_abstract_state_serves_as_pattern():
     state = after(2)
-    restored = checkpoint.state_from_arrays(checkpoint.state_to_arrays(state["opt_state"]), jax.eval_shape(lambda: fresh()["opt_state"]))
+    restored = checkpoint.state_from_arrays(
+        checkpoint.state_to_arrays(state["opt_state"]), jax.eval_shape(lambda: fresh()["opt_state"])
+    )
     same(restored, state["opt_state"])
 
 
@@ -182,7 +186,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_message(tmp_path):
     checkpoint.save(tmp_path, 4, after(4))
     newest = checkpoint.save(tmp_path, 5, after(5))
     newest.write_bytes(newest.read_bytes()[:-1000])
-    with pytest.warns(RuntimeWarning, match=r"passed over a checkpoint for that of step 4: .*step_00000005.npz is no whole npz"):
+    with pytest.warns(
+        RuntimeWarning, match=r"passed over a checkpoint for that of step 4: .*step_00000005.npz is no whole npz"
+    ):
         step, state = checkpoint.restore_latest(tmp_path, fresh())
     assert step == 4
     equal(state, after(4))
@@ -206,7 +212,9 @@ def test_20_kills_lose_nothing(tmp_path):
     kills, starts, damaged = 0, [], False
     while not (tmp_path / "final").exists():
         command = [sys.executable, "-m", "tests.compat.preempted", str(tmp_path)]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         starts.append(process.stdout.readline())
         if kills < 20:
             # Some 2 or 3 steps on, at a random moment of a step: in the update, while it writes, between.

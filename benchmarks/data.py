@@ -1,0 +1,88 @@
+"""Real data. Nothing is kept in the project.
+
+A file is read from the folder named by the environment variable CTLD_DATA_DIR, else from the user's cache, else it is
+downloaded from its public source into that cache; its SHA-256 is checked in each case. scikit-learn's digits come with
+scikit-learn and need no file.
+"""
+
+import gzip
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import pooch
+
+
+class Split(NamedTuple):
+    """Inputs, float32 in [0, 1], shape (examples, features), and labels, int32, shape (examples,)."""
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+
+
+_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_SOURCES = {
+    "t10k-images-idx3-ubyte.gz": (
+        _MNIST + "t10k-images-idx3-ubyte.gz",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        _MNIST + "t10k-labels-idx1-ubyte.gz",
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    ),
+}
+
+
+def fetch(name: str) -> pathlib.Path:
+    """Path of a data file that is there and whose checksum is right.
+
+    Raises:
+      KeyError: for a name that is not known. ValueError: if a file in CTLD_DATA_DIR has another checksum.
+    """
+    url, sha256 = _SOURCES[name]
+    folder = os.environ.get("CTLD_DATA_DIR")
+    if folder and (path := pathlib.Path(folder) / name).is_file():
+        found = pooch.file_hash(str(path), alg="sha256")
+        if found != sha256:
+            raise ValueError(
+                f"{path} has SHA-256 {found}, expected {sha256}: it is damaged or another file. "
+                "Replace it, or unset CTLD_DATA_DIR to download it."
+            )
+        return path
+    return pathlib.Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=name, path=pooch.os_cache("ctld_optax")))
+
+
+def digits(seed: int = 0, test_share: float = 0.2) -> Split:
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, shuffled by `seed` and split."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - slow to import, and only digits needs it
+
+    bunch = load_digits()
+    x = np.asarray(bunch["data"], np.float32) / 16.0
+    y = np.asarray(bunch["target"], np.int32)
+    return _split(x, y, seed, round(len(y) * test_share))
+
+
+def mnist(seed: int = 0, num_test: int = 5_000) -> Split:
+    """The 10,000 images of MNIST's official test set, 28x28 pixels, shuffled by `seed` and split."""
+    x = _read_idx(fetch("t10k-images-idx3-ubyte.gz")).reshape(-1, 28 * 28).astype(np.float32) / 255.0
+    y = _read_idx(fetch("t10k-labels-idx1-ubyte.gz")).astype(np.int32)
+    return _split(x, y, seed, num_test)
+
+
+def _split(x: np.ndarray, y: np.ndarray, seed: int, num_test: int) -> Split:
+    order = np.random.default_rng(seed).permutation(len(y))
+    test, train = order[:num_test], order[num_test:]
+    return Split(x[train], y[train], x[test], y[test])
+
+
+def _read_idx(path: pathlib.Path) -> np.ndarray:
+    """An unsigned-byte array in the idx format: 0, 0, type, number of dimensions, sizes (big endian), data."""
+    content = gzip.decompress(path.read_bytes())
+    if content[:3] != b"\x00\x00\x08":
+        raise ValueError(f"{path} is no idx file of unsigned bytes: it starts with {content[:3]!r}.")
+    rank = content[3]
+    shape = np.frombuffer(content, ">u4", rank, 4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)

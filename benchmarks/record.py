@@ -1,0 +1,56 @@
+"""What every result file says of itself: machine, versions, commit."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+PACKAGES = ("ctld-optax", "jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
+
+
+def provenance() -> dict[str, Any]:
+    """Machine, Python, package versions and commit, ready for JSON."""
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, {_processor()}",
+        "device": str(jax.devices()[0]),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def flat() -> dict[str, str]:
+    """The same in one level, for the columns of a CSV file."""
+    everything = provenance()
+    packages = everything.pop("packages")
+    return everything | packages
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _commit() -> str:
+    """The commit of the source tree, with a + if it was changed since, or "unknown" outside a checkout."""
+    root = pathlib.Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=True)  # noqa: S607
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)  # noqa: S607
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
