@@ -134,39 +134,33 @@ def draw(key: jax.Array, like: Any, source: Source, specs: Any = None) -> Any:
     # One draw for all leaves, set apart by constants. As arrays of their own, not as numbers or rows of a table, the constants
     # stay outside the compiled loops, and leaves of one shape share one: 400 leaves compile in seconds, not in minutes.
     offsets = np.random.Philox(key=0).random_raw(len(leaves)).view(np.uint32).reshape(-1, 2)
-    noise = [
-        _draw_leaf(
-            step_seed + jnp.asarray(row), _shards.block(leaf.shape, spec), leaf.shape, _shards.explicit_sharding(leaf), source
-        )
-        for row, leaf, spec in zip(offsets, leaves, _shards.spec_leaves(specs, like), strict=True)
-    ]
-    return treedef.unflatten(noise)
+    seeds = [step_seed + jnp.asarray(row) for row in offsets]
+    leaf_specs = _shards.spec_leaves(specs, like)
+    return treedef.unflatten(
+        [_draw_leaf(seed, leaf, spec, source) for seed, leaf, spec in zip(seeds, leaves, leaf_specs, strict=True)]
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "sharding", "source"))  # so that leaves of one shape are traced once
-def _draw_leaf(
-    seed: jax.Array, block: _shards.Block | None, shape: tuple[int, ...], sharding: Any, source: Source
-) -> jax.Array:
-    return source(random_words(seed, shape, block, sharding))
+@functools.partial(jax.jit, static_argnames=("spec", "source"))  # so that leaves of one shape are traced once
+def _draw_leaf(seed: jax.Array, like: jax.Array, spec: Any, source: Source) -> jax.Array:
+    return source(random_words(seed, like, spec))
 
 
-def random_words(
-    seed: jax.Array, shape: tuple[int, ...], block: _shards.Block | None = None, sharding: Any = None
-) -> jax.Array:
-    """uint32 words of the given shape, uniform for a uniform `seed` of shape (2,).
+def random_words(seed: jax.Array, like: jax.Array, spec: Any = None) -> jax.Array:
+    """uint32 words in the shape of `like`, uniform for a uniform `seed` of shape (2,).
 
-    The counter is the row-major index: in the whole array, if the words are for a `block` of it. `sharding` is that of the
-    result on a mesh with Explicit axes.
+    The counter is the row-major index in the whole array, of which `like` is one block if there is a `spec`.
     """
-    block = _shards.Block(shape, (0,) * len(shape)) if block is None else block
-    counter = jnp.zeros(shape, jnp.uint32, out_sharding=sharding)
+    whole, offset = _shards.block(like.shape, spec)
+    sharding = _shards.explicit_sharding(like)
+    counter = jnp.zeros_like(like, jnp.uint32)
     stride = 1
-    for dimension in reversed(range(len(shape))):
-        index = jax.lax.broadcasted_iota(jnp.uint32, shape, dimension, out_sharding=sharding)
-        counter = counter + (index + jnp.asarray(block.offset[dimension], jnp.uint32)) * np.uint32(stride % 2**32)
-        stride *= block.whole[dimension]
+    for dimension in reversed(range(like.ndim)):
+        index = jax.lax.broadcasted_iota(jnp.uint32, like.shape, dimension, out_sharding=sharding)
+        counter = counter + (index + jnp.asarray(offset[dimension], jnp.uint32)) * np.uint32(stride % 2**32)
+        stride *= whole[dimension]
     if stride > 2**32:
-        raise ValueError(f"a parameter of more than 2^32 elements, here {block.whole}, has no noise of its own; split it.")
+        raise ValueError(f"a parameter of more than 2^32 elements, here {whole}, has no noise of its own; split it.")
     return _mix(_mix(counter ^ seed[0]) + seed[1])
 
 

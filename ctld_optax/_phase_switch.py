@@ -208,7 +208,8 @@ def _heavy_ball_decay(optimizer: Any) -> Any:
     Hyperparameters that are traced, as `optax.inject_hyperparams` makes them, have no value to look at: some number is put in
     the place of each, so that the answer is the same inside and outside `jit`. The decay is then traced as well.
     """
-    # Of NumPy, so that they have values also under jit.
+    # In float64, so that the decay is the optimizer's own number and not its float32 rounding; of NumPy, so that it has a value
+    # also under jit.
     size = np.asarray([1e-12, 1e-6, 1.0, 1e6, 1e12])
     probe = {"vector": size, "matrix": -0.7 * np.ones((2, 5)) * size}
     zeros, ones = jax.tree.map(np.zeros_like, probe), jax.tree.map(np.ones_like, probe)
@@ -219,13 +220,12 @@ def _heavy_ball_decay(optimizer: Any) -> Any:
         return new_updates, state[0].trace
 
     try:
-        # In float64, so that the decay is the optimizer's own number and not its float32 rounding.
         with jax.enable_x64(True):
             first, *rest = jax.eval_shape(optimizer.init, probe)
             if not isinstance(first, optax.TraceState) or any(leaf.ndim > 0 for leaf in jax.tree.leaves(rest)):
                 return None
             program, (_, trace_shapes) = jax.make_jaxpr(step, return_shape=True)(probe, probe)
-        traced = any(isinstance(const, jax.core.Tracer) for const in program.consts)
+            traced = any(isinstance(const, jax.core.Tracer) for const in program.consts)
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
             stand_ins = [_stand_in(const) for const in program.consts]
             evaluate = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, stand_ins))

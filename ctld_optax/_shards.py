@@ -6,18 +6,14 @@ parameter then depends on its place in the whole, not on how many devices there 
 of them once.
 """
 
-import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["offset"], meta_fields=["whole"])
-@dataclasses.dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """A box of a larger array."""
 
     whole: tuple[int, ...]  # shape of the larger array
@@ -31,15 +27,10 @@ def spec_leaves(specs: Any, tree: Any) -> list[Any]:
     return jax.tree.leaves(jax.tree.broadcast(specs, tree))
 
 
-def block(shape: tuple[int, ...], spec: Any) -> Block | None:
-    """Where the caller's block of the given shape stands; None if it is the whole.
-
-    Raises `NameError` for an axis that is not in scope.
-    """
-    if not _axes(spec):
-        return None
+def block(shape: tuple[int, ...], spec: Any) -> Block:
+    """Where the caller's block of the given shape stands. Raises `NameError` for an axis that is not in scope."""
     whole, offset = list(shape), [0] * len(shape)
-    for dimension, names in enumerate(spec):
+    for dimension, names in enumerate(() if spec is None else spec):
         if names:
             whole[dimension] = shape[dimension] * jax.lax.axis_size(names)
             offset[dimension] = jax.lax.axis_index(names) * shape[dimension]
