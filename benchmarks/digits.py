@@ -2,8 +2,10 @@
 
     python -m benchmarks.digits
 
-Under this initialisation (Neelakantan et al. 2015) the signal shrinks by half in each layer, so that all gradients but the last layer's
-are about 1e-6 of what they should be: SGD-M stays at chance at any learning rate. Noise moves all layers alike. The script trains
+Under this initialisation (Neelakantan et al. 2015) the signal shrinks by half in each layer, so that all gradients but
+the last layer's
+are about 1e-6 of what they should be: SGD-M stays at chance at any learning rate. Noise moves all layers alike. The
+script trains
 SGD-M, Adam, SGHMC (the same sampler at constant temperature) and CTLD -> SGD-M for the same number of steps, prints accuracy
 and loss for every seed, and draws what happened.
 """
@@ -99,7 +101,7 @@ def train(
 
     The replicas share nothing: each has its own weights, minibatches and noise, all from its seed.
     """
-    model = DeepMLP()
+    model: Any = DeepMLP()
     train_x, train_y, test_x, test_y = (jnp.asarray(array) for array in split)
 
     def loss_fn(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -244,7 +246,9 @@ def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.digits", description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.digits", description=(__doc__ or "").split("\n\n", maxsplit=1)[0]
+    )
     parser.add_argument("--steps", type=int, default=4_000, help="gradient steps for every method (default %(default)s)")
     parser.add_argument("--seeds", type=int, default=4, help="number of seeds, 0, 1, 2, ... (default %(default)s)")
     parser.add_argument("--tune", action="store_true", help="run the four trials of every method on two other seeds instead")

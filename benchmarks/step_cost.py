@@ -5,7 +5,8 @@
 A step is `update` and `apply_updates` in one compiled function, parameters and state donated, as in a training loop. Each
 variant takes turns with SGD-M in one process; the table gives the median of the paired ratios with its quartiles. Absolute
 times mean nothing on a shared machine; the last column sets them against the time that the machine needs to move the bytes
-of SGD-M's step (3 reads and 2 writes a parameter) at the rate of a plain copy. Then whole training steps, forward and backward pass included.
+of SGD-M's step (3 reads and 2 writes a parameter) at the rate of a plain copy. Then whole training steps, forward and
+backward pass included.
 """
 
 import argparse
@@ -117,7 +118,7 @@ class Prepared(NamedTuple):
 
 
 def prepare_update(variant: Variant, shapes: Shapes) -> Prepared:
-    """update + apply_updates on given gradients."""
+    """Update + apply_updates on given gradients."""
     params = [jnp.full(shape, 0.01, jnp.float32) for shape in shapes]
     grads = [jnp.full(shape, 0.01, jnp.float32) for shape in shapes]
 
@@ -246,10 +247,10 @@ class CharLSTM(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.Embed(87, 64)(x)
+        hidden: Any = nn.Embed(87, 64)(x)
         for _ in range(3):
-            x = nn.RNN(nn.OptimizedLSTMCell(64))(x)
-        return nn.Dense(87)(x)
+            hidden = nn.RNN(nn.OptimizedLSTMCell(64))(hidden)
+        return nn.Dense(87)(hidden)
 
 
 def tasks() -> dict[str, tuple[nn.Module, Any, Any]]:
@@ -303,7 +304,9 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cost", description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.step_cost", description=(__doc__ or "").split("\n\n", maxsplit=1)[0]
+    )
     parser.add_argument(
         "--sizes", type=float, nargs="+", default=[1e3, 1e4, 1e5, 1e6, 1e7, 1e8], help="parameters of the one leaf"
     )
