@@ -225,6 +225,38 @@ def walkers_on_a_mesh() -> dict[str, float]:
     return error
 
 
+def sharded_checkpoints() -> dict[str, bool]:
+    """Whether a cut state comes back the same, cut the same, and goes on the same: through Orbax, and as plain arrays."""
+    import tempfile  # noqa: PLC0415 - only here
+
+    import orbax.checkpoint as ocp  # noqa: PLC0415
+
+    mesh = mesh_of(8, AxisType.Auto)
+    tx = samplers()["switch"]
+    run = jax.jit(run_steps(tx, sum_whole))
+    place = lambda tree: jax.device_put(tree, {name: NamedSharding(mesh, spec) for name, spec in SPECS.items()})
+    with jax.set_mesh(mesh):
+        params = place(parameters())
+        saved = run(params, tx.init(params))[:2]
+        # A pattern with other numbers in it.
+        fresh = jax.tree.map(lambda x: x, (place(optax.tree.zeros_like(params)), tx.init(params)))
+        with tempfile.TemporaryDirectory() as directory, ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(Path(directory) / "orbax", saved)
+            checkpointer.wait_until_finished()
+            through_orbax = checkpointer.restore(Path(directory) / "orbax", fresh)
+        arrays = ctld_optax.checkpoint.state_to_arrays(saved)
+        through_arrays = ctld_optax.checkpoint.state_from_arrays(arrays, fresh)
+        expected = run(*saved)
+        results = {}
+        for name, restored in (("Orbax", through_orbax), ("arrays", through_arrays)):
+            bits = lambda tree: [np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x) for x in jax.tree.leaves(tree)]
+            equal = lambda a, b: all(np.array_equal(x, y) for x, y in zip(bits(a), bits(b), strict=True))
+            results[f"{name}: equal"] = equal(restored, saved)
+            results[f"{name}: cut alike"] = cut_alike(*restored) and len(restored[0]["w"].sharding.device_set) == 8
+            results[f"{name}: goes on equally"] = equal(run(*restored), expected)
+    return results
+
+
 def control() -> list[str]:
     """Collectives of a program that must have some that are not scalar: each entry wants one of another device."""
     mesh = mesh_of(8, AxisType.Auto)

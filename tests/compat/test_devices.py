@@ -88,6 +88,11 @@ def test_walkers_on_several_devices_share_one_bias(report):
     assert report["walkers"]["vmapped axis only"] > 0.1  # then hills of height 0.2 are missing
 
 
+def test_sharded_checkpoints(report):
+    assert len(report["checkpoints"]) == 6
+    assert all(report["checkpoints"].values()), report["checkpoints"]
+
+
 def test_two_processes_are_as_one(report, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
