@@ -1,6 +1,8 @@
 """Continuously tempered Langevin dynamics for JAX, as an Optax gradient transformation."""
 
 from ctld_optax import diagnostics as diagnostics
+from ctld_optax import posterior as posterior
+from ctld_optax._adaptive_force import AdaptiveBiasingForce as AdaptiveBiasingForce
 from ctld_optax._ctld import CTLDState as CTLDState
 from ctld_optax._ctld import algorithm1 as algorithm1
 from ctld_optax._ctld import ctld as ctld

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from ctld_optax import _noise
+from ctld_optax._adaptive_force import AdaptiveBiasingForce
 from ctld_optax._coupling import COUPLINGS, EnergyStatistics, Hamiltonian, Standardized, update_statistics
 from ctld_optax._metadynamics import Metadynamics
 from ctld_optax._tempering import Confinement, ForceWall, PolynomialTempering, ReflectingWall
@@ -69,7 +70,7 @@ class LangevinKernel:
     momentum: Any
     source: _noise.Source
     tempering: PolynomialTempering | None
-    bias: Metadynamics | None
+    bias: Metadynamics | AdaptiveBiasingForce | None
     coupling: Hamiltonian | Standardized
     confinement: Confinement | None
     alpha_step_size: float
@@ -160,19 +161,18 @@ class LangevinKernel:
         """The alpha half of Algorithm 1, on the clock h = alpha_step_size."""
         statistics = EnergyStatistics(state.energy_mean, state.energy_var)
         statistics = update_statistics(statistics, energy, state.count - state.skipped)
-        state = state._replace(
-            kinetic_energy=kinetic_energy, energy_mean=statistics.mean, energy_var=statistics.var
-        )
+        state = state._replace(kinetic_energy=kinetic_energy, energy_mean=statistics.mean, energy_var=statistics.var)
         if self.tempering is None or self.confinement is None:
             return state
         alpha, r_alpha = self.confinement.advance(state.alpha, state.r_alpha, self.alpha_step_size)
         coupled_energy = self.coupling(energy, temperature, statistics)
-        force = -self.tempering.beta_gradient(alpha) * coupled_energy + self.confinement.force(alpha)
+        force = -self.tempering.beta_gradient(alpha) * coupled_energy
         bias = state.bias
         if self.bias is not None:
             limit = self.tempering.delta_prime
-            bias = self.bias.deposit(bias, alpha, limit, mirrored=self.confinement.mirrors_hills)
+            bias = self.bias.deposit(bias, alpha, limit, force=force, mirrored=self.confinement.mirrors_hills)
             force = force - self.bias.gradient(bias, alpha, limit)
+        force = force + self.confinement.force(alpha)
         noise = jnp.sqrt(2.0 * (1.0 - jnp.asarray(self.alpha_momentum, alpha.dtype)))
         r_alpha = self.alpha_momentum * r_alpha + self.alpha_step_size * force
         r_alpha = r_alpha + noise * jax.random.normal(key, (), alpha.dtype)
@@ -192,7 +192,7 @@ def ctld(
     *,
     key: int | jax.Array,
     tempering: PolynomialTempering | None = PolynomialTempering(),
-    bias: Metadynamics | None = Metadynamics(),
+    bias: Metadynamics | AdaptiveBiasingForce | None = Metadynamics(),
     coupling: str = "standardized",
     confinement: str = "reflect",
     noise: str = "gaussian",
@@ -224,6 +224,13 @@ def ctld(
     with :math:`|\alpha| \le \delta` sample :math:`\exp(-\text{value}/T)`, up to the error of the discretisation,
     which is first order in :math:`1-\mu` for the momentum and second order in :math:`\eta` for the parameters.
 
+    Recommended for posteriors, when samples are wanted rather than an optimum:
+    `coupling="hamiltonian", bias=AdaptiveBiasingForce(), alpha_step_size=0.05`, with a learning rate l small enough that
+    l U''/(2 (1+mu)), the relative error of the variances with U'' the largest curvature of `value`, is small, and
+    `tempering`'s strength such that at the hottest, T/(1 - strength), the barriers are one or two temperatures high. A larger
+    alpha_step_size makes more round trips, up to 0.1 in a few dimensions; it must fall with their number, as 0.2/sqrt(d).
+    :mod:`ctld_optax.posterior` picks, weights and stores the samples.
+
     Where it departs from the paper: alpha has a clock of its own (each half of the dynamics leaves the joint density
     invariant by itself, so its step size is free); its energy is standardized by default (the paper's H throws alpha
     out of its window from some thousands of parameters on); the walls reflect; the hills are well-tempered. `algorithm1` is the paper
@@ -239,7 +246,8 @@ def ctld(
       key: an int or one key (`jax.random.key`, or a legacy one). Copied: the caller may use it again. To run replicas, `vmap`
         `init` over keys; a transformation built twice from one key draws the same noise twice.
       tempering: g(alpha). None keeps the temperature constant, which makes this SGHMC; `value` is then not needed.
-      bias: the metadynamics bias. None leaves alpha unbiased.
+      bias: what makes alpha's distribution flat. :class:`~ctld_optax.Metadynamics` (default) or, for posteriors,
+        :class:`~ctld_optax.AdaptiveBiasingForce`. None leaves alpha unbiased.
       coupling: "standardized" (default; see :class:`~ctld_optax._coupling.Standardized`) for exploring large networks,
         "hamiltonian" (the paper's H) for exact sampling in up to some hundreds of dimensions.
       confinement: "reflect" (walls at +-delta_prime) or "force" (Eq. 11, with the force

@@ -68,12 +68,15 @@ class Metadynamics:
         """Where the bias is held: shape (num_bins + 1,), from -limit to limit."""
         return jnp.asarray(np.linspace(-limit, limit, self.num_bins + 1), dtype)
 
-    def deposit(self, bias: jax.Array, alpha: jax.Array, limit: float, *, mirrored: bool) -> jax.Array:
+    def deposit(
+        self, bias: jax.Array, alpha: jax.Array, limit: float, *, mirrored: bool, force: jax.Array | None = None
+    ) -> jax.Array:
         """Adds the hill of one step at `alpha`, and if `mirrored` its images in both walls.
 
         The images make the bias flat across the walls; without them hills near a wall are cut off, and alpha is
-        pushed into it.
+        pushed into it. Hills ask only where alpha stands: `force`, which other biases learn from, is not used.
         """
+        del force
         nodes = self.nodes(limit, bias.dtype)
 
         def hill(centre: jax.Array) -> jax.Array:
