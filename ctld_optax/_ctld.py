@@ -13,6 +13,7 @@ import optax
 from ctld_optax import _noise
 from ctld_optax._adaptive_force import AdaptiveBiasingForce
 from ctld_optax._coupling import COUPLINGS, EnergyStatistics, Hamiltonian, Standardized, update_statistics
+from ctld_optax._gradient_noise import GradientNoise, as_gradient_noise, remaining
 from ctld_optax._metadynamics import Metadynamics
 from ctld_optax._tempering import Confinement, ForceWall, PolynomialTempering, ReflectingWall
 from ctld_optax._validate import (
@@ -56,6 +57,7 @@ class CTLDState(NamedTuple):
     energy_mean: jax.Array  # shape (): running mean of value + kinetic energy, in units of value
     energy_var: jax.Array  # shape (): its running variance
     skipped: jax.Array  # shape (), int32: steps whose value or gradient was not finite
+    gradient_noise: Any = ()  # what an estimator of the minibatch noise remembers; empty without one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,7 @@ class LangevinKernel:
     stationary_start: bool
     momentum_dtype: Any
     key: Any
+    gradient_noise: GradientNoise | None = None
 
     @property
     def needs_value(self) -> bool:
@@ -107,42 +110,56 @@ class LangevinKernel:
             energy_mean=jnp.zeros((), dtype),
             energy_var=jnp.zeros((), dtype),
             skipped=jnp.zeros((), jnp.int32),
+            gradient_noise=() if self.gradient_noise is None else self.gradient_noise.init(params, dtype),
         )
 
     def accelerate(self, grads: optax.Updates, momentum: optax.Updates, decay: Any) -> optax.Updates:
         """m = decay * m + grad, in the arithmetic of `optax.trace`."""
         return jax.tree.map(lambda g, m: g.astype(m.dtype) + jnp.asarray(decay, m.dtype) * m, grads, momentum)
 
-    def thermalize(self, state: CTLDState, value: Any) -> CTLDState:
-        """Adds the noise to `state.momentum`, which has taken in the gradient, then moves alpha."""
+    def thermalize(self, state: CTLDState, value: Any, grads: optax.Updates) -> CTLDState:
+        """Adds the noise to `state.momentum`, which has taken in `grads`, then moves alpha."""
         dtype = state.alpha.dtype
         learning_rate, temperature = self._hyperparameters(state.count, dtype)
         key, theta_key, alpha_key = jax.random.split(state.key, 3)
 
+        value = jnp.zeros((), dtype) if value is None else check_scalar_value(value, where="ctld").astype(dtype)
+
         variance = 2.0 * (1.0 - self.momentum) * temperature / (learning_rate * state.beta)
         # A warm-up that starts at learning_rate = 0 moves nothing, so it needs no noise, let alone an infinite one.
-        scale = jnp.where(learning_rate > 0.0, jnp.sqrt(variance), 0.0)
+        variance = jnp.where(learning_rate > 0.0, variance, 0.0)
+        value_variance = jnp.zeros((), dtype)
+        if self.gradient_noise is None:
+            scales = jax.tree.map(lambda _: jnp.sqrt(variance), state.momentum)
+        else:
+            remembered, brought = self.gradient_noise.observe(state.gradient_noise, grads, value)
+            state = state._replace(gradient_noise=remembered)
+            scales = remaining(variance, brought.gradient, state.momentum)
+            value_variance = jnp.asarray(brought.value, dtype)
         noise = _noise.draw(theta_key, state.momentum, self.source)
         momentum = jax.tree.map(
-            lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype),
+            lambda m, e, scale: m - scale.astype(m.dtype) * e.astype(m.dtype),
             state.momentum,
             noise,
+            scales,
         )
         squares = sum((jnp.sum(jnp.square(m)).astype(dtype) for m in jax.tree.leaves(momentum)), jnp.zeros((), dtype))
         kinetic_energy = 0.5 * learning_rate * squares
         # The sum tells whether an entry is bad without another pass over memory; the branch is taken in bad steps only.
         momentum = jax.lax.cond(jnp.isfinite(squares), lambda m: m, _zero_where_not_finite, momentum)
 
-        value = jnp.zeros((), dtype) if value is None else check_scalar_value(value, where="ctld").astype(dtype)
-        moved = self._move_alpha(state, value + kinetic_energy, kinetic_energy, temperature, alpha_key)
+        moved = self._move_alpha(state, value + kinetic_energy, kinetic_energy, temperature, alpha_key, value_variance=value_variance)
         good = jnp.isfinite(value) & jnp.isfinite(squares) & jnp.isfinite(moved.r_alpha) & jnp.isfinite(moved.energy_var)
         kept = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old), moved._replace(key=(), momentum=()), state._replace(key=(), momentum=())
+            lambda new, old: jnp.where(good, new, old),
+            moved._replace(key=(), momentum=(), gradient_noise=()),
+            state._replace(key=(), momentum=(), gradient_noise=()),
         )
         return kept._replace(
             count=optax.safe_increment(state.count),
             momentum=momentum,
             key=key,
+            gradient_noise=state.gradient_noise,
             skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
         )
 
@@ -156,7 +173,14 @@ class LangevinKernel:
         return jnp.asarray(self.learning_rate(count), dtype), jnp.maximum(temperature, 0.0)
 
     def _move_alpha(
-        self, state: CTLDState, energy: jax.Array, kinetic_energy: jax.Array, temperature: jax.Array, key: jax.Array
+        self,
+        state: CTLDState,
+        energy: jax.Array,
+        kinetic_energy: jax.Array,
+        temperature: jax.Array,
+        key: jax.Array,
+        *,
+        value_variance: jax.Array,
     ) -> CTLDState:
         """The alpha half of Algorithm 1, on the clock h = alpha_step_size."""
         statistics = EnergyStatistics(state.energy_mean, state.energy_var)
@@ -173,9 +197,12 @@ class LangevinKernel:
             bias = self.bias.deposit(bias, alpha, limit, force=force, mirrored=self.confinement.mirrors_hills)
             force = force - self.bias.gradient(bias, alpha, limit)
         force = force + self.confinement.force(alpha)
-        noise = jnp.sqrt(2.0 * (1.0 - jnp.asarray(self.alpha_momentum, alpha.dtype)))
+        variance = 2.0 * (1.0 - jnp.asarray(self.alpha_momentum, alpha.dtype))
+        if self.gradient_noise is not None:
+            lever = self.alpha_step_size * self.tempering.beta_gradient(alpha) * self.coupling.sensitivity(temperature, statistics)
+            variance = jnp.maximum(variance - jnp.square(lever) * value_variance, 0.0)
         r_alpha = self.alpha_momentum * r_alpha + self.alpha_step_size * force
-        r_alpha = r_alpha + noise * jax.random.normal(key, (), alpha.dtype)
+        r_alpha = r_alpha + jnp.sqrt(variance) * jax.random.normal(key, (), alpha.dtype)
         return state._replace(alpha=alpha, r_alpha=r_alpha, beta=self.tempering.beta(alpha), bias=bias)
 
 
@@ -200,6 +227,7 @@ def ctld(
     alpha_momentum: Any = 0.9,
     initial_momentum: str = "zeros",
     momentum_dtype: Any = None,
+    gradient_noise: Any = None,
 ) -> LangevinTransformation:
     r"""Continuously tempered Langevin dynamics: `optax.sgd(learning_rate, momentum)` that samples.
 
@@ -258,6 +286,11 @@ def ctld(
       initial_momentum: "zeros" (thermal after 1/(1 - momentum) steps) or "stationary" (the paper's r ~ N(0, I)).
       momentum_dtype: dtype of the momentum. None: that of each parameter, but at least float32, since in bfloat16 a sum
         of small gradients stands still.
+      gradient_noise: what minibatches bring in noise by themselves, which is then injected that much less (Eq. 8-10).
+        None: nothing, as the paper does in practice. Or the variance of the entries of the minibatch gradient, a number or a
+        pytree like params; :class:`~ctld_optax.KnownNoise` for the variance of the loss too;
+        :class:`~ctld_optax.RunningNoise` to estimate both on the way. Where a minibatch brings more than there is to inject, that parameter runs hot: lower
+        the learning rate or take larger minibatches.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)`
@@ -301,6 +334,7 @@ def ctld(
         stationary_start=initial_momentum == "stationary",
         momentum_dtype=momentum_dtype,
         key=as_key(key),
+        gradient_noise=as_gradient_noise(gradient_noise),
     )
 
     def update(
@@ -310,7 +344,7 @@ def ctld(
         if value is None and kernel.needs_value:
             raise TypeError(MISSING_VALUE)
         accelerated = kernel.accelerate(updates, state.momentum, kernel.momentum)
-        new_state = kernel.thermalize(state._replace(momentum=accelerated), value)
+        new_state = kernel.thermalize(state._replace(momentum=accelerated), value, updates)
         return kernel.displacement(state.count, new_state.momentum, updates), new_state
 
     transformation = LangevinTransformation(kernel.init, update)

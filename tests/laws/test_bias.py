@@ -69,7 +69,7 @@ def bias_error(bias, states, dimension, factor=1.0):
 
 
 def test_the_bias_for_posteriors_flattens_alpha_and_learns_the_free_energy():
-    draws, states = flattened(AdaptiveBiasingForce(), steps=12_000)
+    draws, states = flattened(AdaptiveBiasingForce(), steps=20_000)
     flat, figures = is_flat(draws)
     assert flat, figures
     assert bias_error(AdaptiveBiasingForce(), states, 3) < 0.08

@@ -101,25 +101,25 @@ def test_law_at_each_alpha_with_the_bias_for_posteriors(loss):
 
 
 class NoKineticTerm(LangevinKernel):
-    def _move_alpha(self, state, energy, kinetic_energy, temperature, key):
-        return super()._move_alpha(state, energy - kinetic_energy, kinetic_energy, temperature, key)
+    def _move_alpha(self, state, energy, kinetic_energy, temperature, key, **options):
+        return super()._move_alpha(state, energy - kinetic_energy, kinetic_energy, temperature, key, **options)
 
 
 class AlphaNoiseWithoutThe2(LangevinKernel):
-    def _move_alpha(self, state, energy, kinetic_energy, temperature, key):
-        moved = super()._move_alpha(state, energy, kinetic_energy, temperature, key)
+    def _move_alpha(self, state, energy, kinetic_energy, temperature, key, **options):
+        moved = super()._move_alpha(state, energy, kinetic_energy, temperature, key, **options)
         noise = jnp.sqrt(2.0 * (1.0 - self.alpha_momentum)) * jax.random.normal(key, (), moved.alpha.dtype)
         return moved._replace(r_alpha=moved.r_alpha - (1.0 - 0.5**0.5) * noise)
 
 
 class ConstantTemperature(LangevinKernel):
-    def thermalize(self, state, value):
-        return super().thermalize(state._replace(beta=jnp.ones_like(state.beta)), value)
+    def thermalize(self, state, value, grads):
+        return super().thermalize(state._replace(beta=jnp.ones_like(state.beta)), value, grads)
 
 
 class RootOfBeta(LangevinKernel):
-    def thermalize(self, state, value):
-        return super().thermalize(state._replace(beta=jnp.sqrt(state.beta)), value)
+    def thermalize(self, state, value, grads):
+        return super().thermalize(state._replace(beta=jnp.sqrt(state.beta)), value, grads)
 
 
 class FrozenPosition(LangevinKernel):

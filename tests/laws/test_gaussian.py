@@ -65,9 +65,13 @@ def test_second_moments_and_autocorrelation_are_those_of_the_discrete_recursion(
 
 
 def test_the_check_can_tell_the_discrete_law_from_that_of_the_differential_equation():
-    draws, _ = simulate(langevin(), loss, jnp.zeros(2), steps=8_000, chains=64, seed=11)
-    r = -draws.momentum * np.sqrt(LEARNING_RATE / TEMPERATURE)
-    assert deviation(draws.theta[..., :, None] * draws.theta[..., None, :], TEMPERATURE * np.linalg.inv(HESSIAN)) > SIGMAS
+    draws, _ = simulate(langevin(), loss, jnp.zeros(2), steps=12_000, chains=64, seed=11)
+    curvature, directions = np.linalg.eigh(HESSIAN)
+    stiff = draws.after(0.05).theta @ directions[:, 1]
+    heat = 1.0 / (1.0 - LEARNING_RATE * curvature[1] / (2.0 * (1.0 + MOMENTUM)))
+    assert deviation(stiff**2, heat * TEMPERATURE / curvature[1]) < SIGMAS
+    assert deviation(stiff**2, TEMPERATURE / curvature[1]) > SIGMAS
+    r = -draws.after(0.05).momentum * np.sqrt(LEARNING_RATE / TEMPERATURE)
     assert deviation(r[..., :, None] * r[..., None, :], np.eye(2)) > SIGMAS
 
 
