@@ -69,7 +69,7 @@ def bias_error(bias, states, dimension, factor=1.0):
 
 
 def test_the_bias_for_posteriors_flattens_alpha_and_learns_the_free_energy():
-    draws, states = flattened(AdaptiveBiasingForce(), steps=20_000)
+    draws, states = flattened(AdaptiveBiasingForce())
     flat, figures = is_flat(draws)
     assert flat, figures
     assert bias_error(AdaptiveBiasingForce(), states, 3) < 0.08
@@ -224,6 +224,43 @@ def test_no_artefact_at_the_walls():
     assert np.max(np.abs(share[[0, -1]] - 1 / 15)) < np.max(np.abs(share[1:-1] - 1 / 15)) + 0.004
     _, states = flattened(bias, confinement=WallWithoutImages(LIMIT))
     assert drop_at_the_walls(states, bias, 3) > 0.3
+
+
+def free_alpha(**changes):
+    """Draws of an alpha that no energy pushes: at strength 0 the temperature is constant."""
+    still = ctld_optax.PolynomialTempering(strength=0.0)
+    transformation = langevin(tempering=still, bias=None, alpha_step_size=0.11, **changes)
+    return run(transformation, 1, steps=20_000, thin=4, seed=33)[0]
+
+
+def test_reflection_keeps_the_law_of_a_free_alpha():
+    """Uniform between the walls, r_alpha ~ N(0, 2/(1+mu_alpha)), and velocities that are mirrored: no drift along a wall."""
+    draws = free_alpha(alpha_momentum=0.97)
+    assert np.max(np.abs(draws.alpha)) <= LIMIT
+    assert deviation(in_bins(draws.alpha), np.full(15, 1 / 15), slack=0.001) < SIGMAS
+    assert deviation(draws.r_alpha**2, 2.0 / 1.97, slack=0.002) < SIGMAS
+    at_wall = (np.abs(draws.alpha) > 0.95 * LIMIT).astype(np.float64)
+    assert deviation(draws.r_alpha * np.sign(draws.alpha), 0.0, weights=at_wall, slack=0.1) < SIGMAS
+
+
+def test_the_force_wall_holds_alpha():
+    """Eq. 11: beyond the wall a constant force towards zero, on both sides alike."""
+    draws = free_alpha(confinement="force", alpha_momentum=0.5)
+    assert 0.0 < np.mean(np.abs(draws.alpha) > LIMIT) < 0.1
+    assert np.max(np.abs(draws.alpha)) < LIMIT + 1.0
+    assert abs(np.mean(draws.alpha > LIMIT) - np.mean(draws.alpha < -LIMIT)) < 0.01
+
+
+def test_the_width_of_a_hill():
+    """One hill of height w and width sigma, and its images, at the nodes."""
+    bias = Metadynamics(height=0.3, width=0.07, num_bins=300, bias_factor=None)
+    alpha = jnp.float32(1.43)
+    grown = bias.deposit(bias.init(), alpha, LIMIT, mirrored=True).sum(axis=0)
+    nodes = np.asarray(bias.nodes(LIMIT), np.float64)
+    truth = sum(
+        0.3 * np.exp(-((nodes - centre) ** 2) / (2 * 0.07**2)) for centre in (1.43, 2 * LIMIT - 1.43, -2 * LIMIT - 1.43)
+    )
+    np.testing.assert_allclose(grown, truth, atol=1e-6)
 
 
 @pytest.mark.slow
