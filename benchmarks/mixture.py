@@ -124,7 +124,7 @@ def ctld(target: Target, knobs: jax.Array, key: jax.Array, steps: int, *, recomm
 
 
 def walk(
-    step: Callable[..., Any], weight: Callable[[Any], Any], state: Any, key: jax.Array, steps: int, gradients: int
+    step: Callable[..., Any], weight: Callable[[Any], Any], state: Any, key: jax.Array, steps: int, *, gradients: int = 1
 ) -> Rows:
     """A blackjax kernel that spends `gradients` a step."""
 

@@ -148,7 +148,8 @@ class LangevinKernel:
         # The sum tells whether an entry is bad without another pass over memory; the branch is taken in bad steps only.
         momentum = jax.lax.cond(jnp.isfinite(squares), lambda m: m, _zero_where_not_finite, momentum)
 
-        moved = self._move_alpha(state, value + kinetic_energy, kinetic_energy, temperature, alpha_key, value_variance=value_variance)
+        energy = value + kinetic_energy
+        moved = self._move_alpha(state, energy, kinetic_energy, temperature, alpha_key, value_variance=value_variance)
         good = jnp.isfinite(value) & jnp.isfinite(squares) & jnp.isfinite(moved.r_alpha) & jnp.isfinite(moved.energy_var)
         kept = jax.tree.map(
             lambda new, old: jnp.where(good, new, old),
@@ -199,8 +200,8 @@ class LangevinKernel:
         force = force + self.confinement.force(alpha)
         variance = 2.0 * (1.0 - jnp.asarray(self.alpha_momentum, alpha.dtype))
         if self.gradient_noise is not None:
-            lever = self.alpha_step_size * self.tempering.beta_gradient(alpha) * self.coupling.sensitivity(temperature, statistics)
-            variance = jnp.maximum(variance - jnp.square(lever) * value_variance, 0.0)
+            lever = self.tempering.beta_gradient(alpha) * self.coupling.sensitivity(temperature, statistics)
+            variance = jnp.maximum(variance - jnp.square(self.alpha_step_size * lever) * value_variance, 0.0)
         r_alpha = self.alpha_momentum * r_alpha + self.alpha_step_size * force
         r_alpha = r_alpha + jnp.sqrt(variance) * jax.random.normal(key, (), alpha.dtype)
         return state._replace(alpha=alpha, r_alpha=r_alpha, beta=self.tempering.beta(alpha), bias=bias)
@@ -289,8 +290,8 @@ def ctld(
       gradient_noise: what minibatches bring in noise by themselves, which is then injected that much less (Eq. 8-10).
         None: nothing, as the paper does in practice. Or the variance of the entries of the minibatch gradient, a number or a
         pytree like params; :class:`~ctld_optax.KnownNoise` for the variance of the loss too;
-        :class:`~ctld_optax.RunningNoise` to estimate both on the way. Where a minibatch brings more than there is to inject, that parameter runs hot: lower
-        the learning rate or take larger minibatches.
+        :class:`~ctld_optax.RunningNoise` to estimate both on the way. Where a minibatch brings more than there is to inject,
+        that parameter runs hot: lower the learning rate or take larger minibatches.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)`
