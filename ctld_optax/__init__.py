@@ -2,11 +2,15 @@
 
 from ctld_optax import checkpoint as checkpoint
 from ctld_optax import diagnostics as diagnostics
+from ctld_optax import posterior as posterior
 from ctld_optax._accumulate import AccumulateState as AccumulateState
 from ctld_optax._accumulate import accumulate as accumulate
+from ctld_optax._adaptive_force import AdaptiveBiasingForce as AdaptiveBiasingForce
 from ctld_optax._ctld import CTLDState as CTLDState
 from ctld_optax._ctld import algorithm1 as algorithm1
 from ctld_optax._ctld import ctld as ctld
+from ctld_optax._gradient_noise import KnownNoise as KnownNoise
+from ctld_optax._gradient_noise import RunningNoise as RunningNoise
 from ctld_optax._metadynamics import Metadynamics as Metadynamics
 from ctld_optax._phase_switch import PhaseSwitchState as PhaseSwitchState
 from ctld_optax._phase_switch import phase_switch as phase_switch

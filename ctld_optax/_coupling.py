@@ -55,22 +55,47 @@ class Hamiltonian:
         del statistics
         return energy / temperature
 
+    def sensitivity(self, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
+        """How much the coupled energy changes with the energy."""
+        return 1.0 / temperature
+
 
 @dataclasses.dataclass(frozen=True)
 class Standardized:
     """(energy - running mean) / running standard deviation, clipped to +-5.
 
     Free of units: alpha moves in the same way whatever the number of parameters, the temperature, or an offset of the
-    loss. Not exact: it becomes so as alpha moves slowly (alpha_step_size -> 0).
+    loss. Not exact: it becomes so as alpha moves slowly (alpha_step_size -> 0), for then the temperature is all but constant
+    while the parameters come to rest; but then it makes few round trips.
+
+    How far its window is from exp(-value/T). Mean of U = 1.3 (x^2-1)^2 + 0.25 x at T = 0.37 (truth -0.546), 60,000 steps x 64
+    chains; total variation of the weights of nine Gaussians (2-d, 3 x 3, spacing 2, sd 0.2, weights 1:2:1:2:4:2:1:2:3),
+    100,000 steps x 16 chains started in one corner; learning rate 0.01, momentum 0.9:
+
+    ===============  ===============  =============  ===============  =============
+    alpha_step_size  mean, hills      variation      mean, force      variation
+    ===============  ===============  =============  ===============  =============
+    0.05             -0.326 +- 0.007  0.14           -0.337 +- 0.007  0.14
+    0.02             -0.358 +- 0.011  0.15           -0.370 +- 0.011  0.16
+    0.01             -0.425 +- 0.014  0.19           -0.462 +- 0.014  0.18
+    0.005            -0.489 +- 0.017  0.19 (7 of 9)  -0.519 +- 0.017  0.17 (6 of 9)
+    0.002            -0.527 +- 0.018  0.17 (2 of 9)  -0.529 +- 0.017  0.37 (1 of 9)
+    ===============  ===============  =============  ===============  =============
+
+    (hills: :class:`~ctld_optax.Metadynamics` as it stands; force: :class:`~ctld_optax.AdaptiveBiasingForce`; in brackets how
+    many Gaussians the poorest chain found, if not all.) The hamiltonian coupling gives -0.545 +- 0.007 and 0.02 there.
     """
 
     clip: float = 5.0
 
     def __call__(self, energy: jax.Array, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
-        del temperature
-        tiny = jnp.finfo(statistics.var.dtype).tiny
-        score = (energy - statistics.mean) * jax.lax.rsqrt(jnp.maximum(statistics.var, tiny))
+        score = (energy - statistics.mean) * self.sensitivity(temperature, statistics)
         return jnp.clip(score, -self.clip, self.clip)
+
+    def sensitivity(self, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
+        """How much the coupled energy changes with the energy, where it is not clipped."""
+        tiny = jnp.finfo(statistics.var.dtype).tiny
+        return jax.lax.rsqrt(jnp.maximum(statistics.var, tiny))
 
 
 COUPLINGS = {"hamiltonian": Hamiltonian(), "standardized": Standardized()}

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from ctld_optax import _noise, _rounding, _shards
+from ctld_optax._adaptive_force import AdaptiveBiasingForce
 from ctld_optax._coupling import COUPLINGS, EnergyStatistics, Hamiltonian, Standardized, update_statistics
+from ctld_optax._gradient_noise import GradientNoise, as_gradient_noise, remaining
 from ctld_optax._metadynamics import Metadynamics
 from ctld_optax._tempering import Confinement, ForceWall, PolynomialTempering, ReflectingWall
 from ctld_optax._validate import (
@@ -59,6 +61,7 @@ class CTLDState(NamedTuple):
     energy_mean: jax.Array  # shape (): running mean of value + kinetic energy, in units of value
     energy_var: jax.Array  # shape (): its running variance
     skipped: jax.Array  # shape (), int32: steps whose value or gradient was not finite
+    gradient_noise: Any = ()  # what an estimator of the minibatch noise remembers; empty without one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,7 @@ class LangevinKernel:
     momentum: Any
     source: _noise.Source
     tempering: PolynomialTempering | None
-    bias: Metadynamics | None
+    bias: Metadynamics | AdaptiveBiasingForce | None
     coupling: Hamiltonian | Standardized
     confinement: Confinement | None
     alpha_step_size: float
@@ -82,6 +85,7 @@ class LangevinKernel:
     momentum_dtype: Any
     param_specs: Any
     key: Any
+    gradient_noise: GradientNoise | None = None
 
     @property
     def needs_value(self) -> bool:
@@ -114,26 +118,38 @@ class LangevinKernel:
             energy_mean=jnp.zeros((), dtype),
             energy_var=jnp.zeros((), dtype),
             skipped=jnp.zeros((), jnp.int32),
+            gradient_noise=() if self.gradient_noise is None else self.gradient_noise.init(params, dtype),
         )
 
     def accelerate(self, grads: optax.Updates, momentum: optax.Updates, decay: Any) -> optax.Updates:
         """The heavy-ball step m = decay * m + grad, in the arithmetic of `optax.trace`."""
         return jax.tree.map(lambda g, m: g.astype(m.dtype) + jnp.asarray(decay, m.dtype) * m, grads, momentum)
 
-    def thermalize(self, state: CTLDState, value: Any) -> CTLDState:
-        """Adds the noise to `state.momentum`, which has taken in the gradient, then moves alpha."""
+    def thermalize(self, state: CTLDState, value: Any, grads: optax.Updates) -> CTLDState:
+        """Adds the noise to `state.momentum`, which has taken in `grads`, then moves alpha."""
         dtype = state.alpha.dtype
         learning_rate, temperature = self._hyperparameters(state.count, dtype)
         key, theta_key, alpha_key = jax.random.split(state.key, 3)
 
+        value = jnp.zeros((), dtype) if value is None else check_scalar_value(value, where="ctld").astype(dtype)
+
         variance = 2.0 * (1.0 - self.momentum) * temperature / (learning_rate * state.beta)
         # A warm-up that starts at learning_rate = 0 moves nothing, so it needs no noise, let alone an infinite one.
-        scale = jnp.where(learning_rate > 0.0, jnp.sqrt(variance), 0.0)
+        variance = jnp.where(learning_rate > 0.0, variance, 0.0)
+        value_variance = jnp.zeros((), dtype)
+        if self.gradient_noise is None:
+            scales = jax.tree.map(lambda _: jnp.sqrt(variance), state.momentum)
+        else:
+            remembered, brought = self.gradient_noise.observe(state.gradient_noise, grads, value)
+            state = state._replace(gradient_noise=remembered)
+            scales = remaining(variance, brought.gradient, state.momentum)
+            value_variance = jnp.asarray(brought.value, dtype)
         noise = _noise.draw(theta_key, state.momentum, self.source, self.param_specs)
         momentum = jax.tree.map(
-            lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype),
+            lambda m, e, scale: m - scale.astype(m.dtype) * e.astype(m.dtype),
             state.momentum,
             noise,
+            scales,
         )
         sums = [jnp.sum(jnp.square(m.astype(dtype))) for m in jax.tree.leaves(momentum)]
         squares = _shards.sum_over_shards(sums, _shards.spec_leaves(self.param_specs, momentum), dtype)
@@ -143,17 +159,18 @@ class LangevinKernel:
         bad = jnp.logical_not(jnp.isfinite(squares)).astype(jnp.int32)
         momentum = jax.lax.fori_loop(0, bad, lambda _, m: _zero_where_not_finite(m), momentum)
 
-        value = jnp.zeros((), dtype) if value is None else check_scalar_value(value, where="ctld").astype(dtype)
-        moved = self._move_alpha(state, value + kinetic_energy, kinetic_energy, temperature, alpha_key)
+        energy = value + kinetic_energy
+        moved = self._move_alpha(state, energy, kinetic_energy, temperature, alpha_key, value_variance=value_variance)
         good = jnp.isfinite(value) & jnp.isfinite(squares) & jnp.isfinite(moved.r_alpha) & jnp.isfinite(moved.energy_var)
         # The bias has left out the hill of a bad step already, and must take in those of the other walkers.
-        others = {"key": (), "momentum": (), "bias": ()}
+        others = {"key": (), "momentum": (), "bias": (), "gradient_noise": ()}
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved._replace(**others), state._replace(**others))
         return kept._replace(
             bias=moved.bias,
             count=optax.safe_increment(state.count),
             momentum=momentum,
             key=key,
+            gradient_noise=state.gradient_noise,
             skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
         )
 
@@ -181,7 +198,14 @@ class LangevinKernel:
         return jnp.asarray(self.learning_rate(count), dtype), jnp.maximum(temperature, 0.0)
 
     def _move_alpha(
-        self, state: CTLDState, energy: jax.Array, kinetic_energy: jax.Array, temperature: jax.Array, key: jax.Array
+        self,
+        state: CTLDState,
+        energy: jax.Array,
+        kinetic_energy: jax.Array,
+        temperature: jax.Array,
+        key: jax.Array,
+        *,
+        value_variance: jax.Array,
     ) -> CTLDState:
         """The alpha half of Algorithm 1, on the clock h = alpha_step_size."""
         statistics = EnergyStatistics(state.energy_mean, state.energy_var)
@@ -191,16 +215,21 @@ class LangevinKernel:
             return state
         alpha, r_alpha = self.confinement.advance(state.alpha, state.r_alpha, self.alpha_step_size)
         coupled_energy = self.coupling(energy, temperature, statistics)
-        force = -self.tempering.beta_gradient(alpha) * coupled_energy + self.confinement.force(alpha)
+        force = -self.tempering.beta_gradient(alpha) * coupled_energy
         bias = state.bias
         if self.bias is not None:
             limit = self.tempering.delta_prime
             good = jnp.isfinite(energy) & jnp.isfinite(force) & jnp.isfinite(statistics.var)
-            bias = self.bias.deposit(bias, alpha, limit, mirrored=self.confinement.mirrors_hills, weight=good)
+            mirrored = self.confinement.mirrors_hills
+            bias = self.bias.deposit(bias, alpha, limit, force=force, mirrored=mirrored, weight=good)
             force = force - self.bias.gradient(bias, alpha, limit)
-        noise = jnp.sqrt(2.0 * (1.0 - jnp.asarray(self.alpha_momentum, alpha.dtype)))
+        force = force + self.confinement.force(alpha)
+        variance = 2.0 * (1.0 - jnp.asarray(self.alpha_momentum, alpha.dtype))
+        if self.gradient_noise is not None:
+            lever = self.tempering.beta_gradient(alpha) * self.coupling.sensitivity(temperature, statistics)
+            variance = jnp.maximum(variance - jnp.square(self.alpha_step_size * lever) * value_variance, 0.0)
         r_alpha = self.alpha_momentum * r_alpha + self.alpha_step_size * force
-        r_alpha = r_alpha + noise * jax.random.normal(key, (), alpha.dtype)
+        r_alpha = r_alpha + jnp.sqrt(variance) * jax.random.normal(key, (), alpha.dtype)
         return state._replace(alpha=alpha, r_alpha=r_alpha, beta=self.tempering.beta(alpha), bias=bias)
 
 
@@ -217,7 +246,7 @@ def ctld(
     *,
     key: int | jax.Array,
     tempering: PolynomialTempering | None = PolynomialTempering(),
-    bias: Metadynamics | None = Metadynamics(),
+    bias: Metadynamics | AdaptiveBiasingForce | None = Metadynamics(),
     coupling: str = "standardized",
     confinement: str = "reflect",
     noise: str = "gaussian",
@@ -226,6 +255,7 @@ def ctld(
     initial_momentum: str = "zeros",
     momentum_dtype: Any = None,
     param_specs: Any = None,
+    gradient_noise: Any = None,
 ) -> LangevinTransformation:
     r"""Continuously tempered Langevin dynamics: `optax.sgd(learning_rate, momentum)` that samples.
 
@@ -250,6 +280,13 @@ def ctld(
     with :math:`|\alpha| \le \delta` sample :math:`\exp(-\text{value}/T)`, up to the error of the discretisation,
     which is first order in :math:`1-\mu` for the momentum and second order in :math:`\eta` for the parameters.
 
+    Recommended for posteriors, when samples are wanted rather than an optimum:
+    `coupling="hamiltonian", bias=AdaptiveBiasingForce(), alpha_step_size=0.05`, with a learning rate l small enough that
+    l U''/(2 (1+mu)), the relative error of the variances with U'' the largest curvature of `value`, is small, and
+    `tempering`'s strength such that at the hottest, T/(1 - strength), the barriers are one or two temperatures high. A larger
+    alpha_step_size makes more round trips, up to 0.1 in a few dimensions; it must fall with their number, as 0.2/sqrt(d).
+    :mod:`ctld_optax.posterior` picks, weights and stores the samples.
+
     Where it departs from the paper: alpha has a clock of its own (each half of the dynamics leaves the joint density
     invariant by itself, so its step size is free); its energy is standardized by default (the paper's H throws alpha
     out of its window from some thousands of parameters on); the walls reflect; the hills are well-tempered.
@@ -266,7 +303,8 @@ def ctld(
       key: an int or one key (`jax.random.key`, or a legacy one). Copied: the caller may use it again. To run replicas, `vmap`
         `init` over keys; a transformation built twice from one key draws the same noise twice.
       tempering: g(alpha). None keeps the temperature constant, which makes this SGHMC; `value` is then not needed.
-      bias: the metadynamics bias. None leaves alpha unbiased.
+      bias: what makes alpha's distribution flat. :class:`~ctld_optax.Metadynamics` (default) or, for posteriors,
+        :class:`~ctld_optax.AdaptiveBiasingForce`. None leaves alpha unbiased.
       coupling: "standardized" (default; see :class:`~ctld_optax._coupling.Standardized`) for exploring large networks,
         "hamiltonian" (the paper's H) for exact sampling in up to some hundreds of dimensions.
       confinement: "reflect" (walls at +-delta_prime) or "force" (Eq. 11, with the force
@@ -278,10 +316,14 @@ def ctld(
       momentum_dtype: dtype of the momentum. None: that of each parameter, but at least float32, since in bfloat16 a sum
         of small gradients stands still.
       param_specs: needed inside `jax.shard_map` if that cuts the parameters, and there only: the `PartitionSpec` of each
-        parameter, as a pytree prefix, the same as in `in_specs`. It makes the noise that of the whole array and sums
-        the kinetic energy over the
-        named axes. `grads` are then the caller's blocks, `value` the loss of the whole, equal on all shards. Under
-        plain `jit` JAX does all this by itself.
+        parameter, as a pytree prefix, the same as in `in_specs`. It makes the noise that of the whole array and sums the
+        kinetic energy over the named axes. `grads` are then the caller's blocks, `value` the loss of the whole, equal on
+        all shards. Under plain `jit` JAX does all this by itself.
+      gradient_noise: what minibatches bring in noise by themselves, which is then injected that much less (Eq. 8-10).
+        None: nothing, as the paper does in practice. Or the variance of the entries of the minibatch gradient, a number or a
+        pytree like params; :class:`~ctld_optax.KnownNoise` for the variance of the loss too;
+        :class:`~ctld_optax.RunningNoise` to estimate both on the way. Where a minibatch brings more than there is to inject,
+        that parameter runs hot: lower the learning rate or take larger minibatches.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)`
@@ -329,6 +371,7 @@ def ctld(
         momentum_dtype=momentum_dtype,
         param_specs=param_specs,
         key=as_key(key),
+        gradient_noise=as_gradient_noise(gradient_noise),
     )
 
     def update(
@@ -338,7 +381,7 @@ def ctld(
         if value is None and kernel.needs_value:
             raise TypeError(MISSING_VALUE)
         accelerated = kernel.accelerate(updates, state.momentum, kernel.momentum)
-        new_state = kernel.thermalize(state._replace(momentum=accelerated), value)
+        new_state = kernel.thermalize(state._replace(momentum=accelerated), value, updates)
         return kernel.displacement(state.count, new_state.momentum, updates, params, state.key), new_state
 
     transformation = LangevinTransformation(kernel.init, cast("Any", update))

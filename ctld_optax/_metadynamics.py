@@ -74,15 +74,23 @@ class Metadynamics:
         return jnp.asarray(np.linspace(-limit, limit, self.num_bins + 1), dtype)
 
     def deposit(
-        self, bias: jax.Array, alpha: jax.Array, limit: float, *, mirrored: bool, weight: jax.Array | float = 1.0
+        self,
+        bias: jax.Array,
+        alpha: jax.Array,
+        limit: float,
+        *,
+        mirrored: bool,
+        force: jax.Array | None = None,
+        weight: jax.Array | float = 1.0,
     ) -> jax.Array:
         """Adds the hill of one step at `alpha`, and if `mirrored` its images in both walls.
 
         `weight` multiplies the hill: 0 leaves it out. With an `axis_name` the hills of all walkers are added.
 
         The images make the bias flat across the walls; without them hills near a wall are cut off, and alpha is
-        pushed into it.
+        pushed into it. Hills ask only where alpha stands: `force`, which other biases learn from, is not used.
         """
+        del force
         nodes = self.nodes(limit, bias.dtype)
 
         def hill(centre: jax.Array) -> jax.Array:

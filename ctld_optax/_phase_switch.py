@@ -178,7 +178,7 @@ def _with_shared_momentum(
         sampling = state.count < sampling_steps
 
         momentum = kernel.accelerate(updates, trace.trace, jnp.where(sampling, kernel.momentum, decay))
-        thermalize = functools.partial(kernel.thermalize, value=value)
+        thermalize = functools.partial(kernel.thermalize, value=value, grads=updates)
         sampler_state = jax.lax.cond(sampling, thermalize, lambda s: s, state.sampler._replace(momentum=momentum))
         momentum = sampler_state.momentum
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ctld_optax._adaptive_force import AdaptiveBiasingForce
 from ctld_optax._ctld import CTLDState
 from ctld_optax._metadynamics import Metadynamics
 from ctld_optax._tempering import PolynomialTempering
@@ -133,7 +134,7 @@ def round_trips(alpha: Any, delta: float = 0.4, delta_prime: float = 1.5) -> int
 
 
 def bias_potential(
-    state: Any, bias: Metadynamics, tempering: PolynomialTempering | None = None
+    state: Any, bias: Metadynamics | AdaptiveBiasingForce, tempering: PolynomialTempering | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The bias potential on its nodes, with its minimum at 0.
 
@@ -149,8 +150,12 @@ def bias_potential(
     if len(found) != 1:
         raise ValueError(f"bias_potential needs exactly one CTLDState in the state, found {len(found)}.")
     limit = (tempering or PolynomialTempering()).delta_prime
-    potential = np.asarray(found[0].bias, np.float64).sum(axis=-2)
-    return np.asarray(bias.nodes(limit), np.float64), potential - potential.min(axis=-1, keepdims=True)
+    nodes = bias.nodes(limit)
+    per_node = jax.vmap(bias.potential, (None, 0, None))
+    replicas = found[0].bias.reshape(-1, *found[0].bias.shape[-2:])
+    potential = np.asarray([per_node(replica, nodes, limit) for replica in replicas], np.float64)
+    potential = potential.reshape(*found[0].bias.shape[:-2], nodes.size)
+    return np.asarray(nodes, np.float64), potential - potential.min(axis=-1, keepdims=True)
 
 
 def _finite(name: str, values: Any) -> np.ndarray:

@@ -249,7 +249,10 @@ def sharded_checkpoints() -> dict[str, bool]:
         expected = run(*saved)
         results = {}
         for name, restored in (("Orbax", through_orbax), ("arrays", through_arrays)):
-            bits = lambda tree: [np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x) for x in jax.tree.leaves(tree)]
+            bits = lambda tree: [
+                np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+                for x in jax.tree.leaves(tree)
+            ]
             equal = lambda a, b: all(np.array_equal(x, y) for x, y in zip(bits(a), bits(b), strict=True))
             results[f"{name}: equal"] = equal(restored, saved)
             results[f"{name}: cut alike"] = cut_alike(*restored) and len(restored[0]["w"].sharding.device_set) == 8

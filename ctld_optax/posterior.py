@@ -1,0 +1,217 @@
+"""Posterior samples from a run: which steps count, how much each counts, and a fixed-size ensemble collected inside jit.
+
+sampler = ctld_optax.ctld(learning_rate, 1 / num_examples, key=0, coupling="hamiltonian",
+                          bias=ctld_optax.AdaptiveBiasingForce(), alpha_step_size=0.05)
+reservoir = ctld_optax.posterior.Reservoir(capacity=64, thin=100)
+ensemble = reservoir.init(params, key=1)
+
+def step(carry, batch):
+    params, opt_state, ensemble = carry
+    loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+    updates, opt_state = sampler.update(grads, opt_state, params, value=loss)
+    ensemble = reservoir.update(ensemble, params, ctld_optax.posterior.in_window(opt_state.alpha))
+    return (optax.apply_updates(params, updates), opt_state, ensemble), None
+
+mean_prediction = ctld_optax.posterior.predict(ensemble, model, inputs)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ctld_optax._adaptive_force import AdaptiveBiasingForce
+from ctld_optax._metadynamics import Metadynamics
+from ctld_optax._tempering import PolynomialTempering
+from ctld_optax._validate import as_key, check_count
+
+
+def in_window(alpha: Any, tempering: PolynomialTempering = PolynomialTempering()) -> jax.Array:
+    """True for the steps that are posterior samples: |alpha| <= delta, where g = 1. Same shape as `alpha`.
+
+    With a bias that stands still their parameters follow exp(-value/temperature) (Theorem 1 and Eq. 7). `alpha` is
+    the state's after an `update`, and belongs to the parameters that this update was made from.
+    """
+    return jnp.abs(jnp.asarray(alpha)) <= tempering.delta
+
+
+def log_weights(
+    value: Any,
+    temperature: Any,
+    num_params: int,
+    *,
+    momentum: float = 0.9,
+    bias: Metadynamics | AdaptiveBiasingForce | None = None,
+    bias_state: jax.Array | None = None,
+    tempering: PolynomialTempering = PolynomialTempering(),
+) -> jax.Array:
+    r"""Log of the weight with which *every* step, also a hot one, counts as a posterior sample.
+
+    The weight is the probability that alpha is in its window, given the parameters,
+
+    .. math::
+        w = P(|\alpha| \le \delta \mid \theta)
+          = \frac{e^{-U} \int_{|a| \le \delta} e^{-V_b(a)} da}
+                 {\int g(a)^{-d/(1+\mu)}\, e^{-g(a) U - V_b(a)} da},
+        \qquad U = \text{value} / T.
+
+    It replaces the mask by its expectation (Rao-Blackwell), with the momenta integrated out. The exponent d/(1+mu) is that
+    of their partition function, d/2, but for the heat of the discretisation, 2/(1+mu). The paper's own weight,
+    exp((g - 1) H + V_b), is right as well, and noisier: :func:`log_weights_of_step`.
+
+    Effective sample size of the mean of the skewed double well, T = 0.37, 60,000 steps x 64 chains: 14,000 from the
+    window, 25,000 from the paper's weight and 27,000 from this one with :class:`~ctld_optax.AdaptiveBiasingForce`; 10,000,
+    29,000 and 47,000 without a bias.
+
+    Args:
+      value: the loss, any shape.
+      temperature: T > 0, as given to `ctld`.
+      num_params: d, how many parameters there are (not arrays).
+      momentum: mu, as given to `ctld`.
+      bias: as given to `ctld`.
+      bias_state: the final state's `bias`, of one chain; needed with a bias.
+      tempering: as given to `ctld`.
+
+    Returns:
+      log w <= 0, same shape as `value`. Normalise as you please: `jax.nn.softmax(log_weights(...))` sums to 1.
+
+    Raises:
+      ValueError: if there is a bias without its state.
+    """
+    check_count("num_params", num_params, 1)
+    energy = jnp.asarray(value) / temperature
+    limit = tempering.delta_prime
+    nodes = jnp.linspace(-limit, limit, 601, dtype=energy.dtype)
+    beta = tempering.beta(nodes)
+    exponent = -num_params / (1.0 + momentum) * jnp.log(beta) - _potential(bias, bias_state, nodes, limit)
+    # Relative to exp(-U), so that an offset of the loss costs no digits in the window.
+    everywhere = jax.nn.logsumexp(exponent + (1.0 - beta) * energy[..., None], axis=-1)
+    window = jax.nn.logsumexp(jnp.where(beta >= 1.0, exponent, -jnp.inf))
+    return window - everywhere
+
+
+def log_weights_of_step(
+    value: Any,
+    kinetic_energy: Any,
+    alpha: Any,
+    temperature: Any,
+    *,
+    bias: Metadynamics | AdaptiveBiasingForce | None = None,
+    bias_state: jax.Array | None = None,
+    tempering: PolynomialTempering = PolynomialTempering(),
+) -> jax.Array:
+    r"""Log of the paper's weight, :math:`(g(\alpha) - 1) H + V_b(\alpha)` with :math:`H = (\text{value} + K)/T`.
+
+    It turns the joint density exp(-g H - V_b) of (theta, r, alpha) into exp(-H), with alpha uniform. Its spread grows with
+    the number of parameters; :func:`log_weights` is the better estimate of the same.
+
+    Args:
+      value: the loss, any shape.
+      kinetic_energy: the state's, in units of `value`; same shape.
+      alpha: the state's; same shape.
+      temperature: T > 0, as given to `ctld`.
+      bias: as given to `ctld`.
+      bias_state: the final state's `bias`, of one chain; needed with a bias.
+      tempering: as given to `ctld`.
+
+    Returns:
+      Log weights up to a constant, same shape as `value`.
+
+    Raises:
+      ValueError: if there is a bias without its state.
+    """
+    alpha = jnp.asarray(alpha)
+    energy = (jnp.asarray(value) + jnp.asarray(kinetic_energy)) / temperature
+    potential = _potential(bias, bias_state, alpha, tempering.delta_prime)
+    return (tempering.beta(alpha) - 1.0) * energy + potential
+
+
+def _potential(
+    bias: Metadynamics | AdaptiveBiasingForce | None, bias_state: jax.Array | None, alpha: jax.Array, limit: float
+) -> jax.Array:
+    if bias is None:
+        return jnp.zeros_like(alpha)
+    if bias_state is None:
+        raise ValueError("the weights need the bias as the run left it: pass bias_state=state.bias.")
+    at = jax.vmap(lambda a: bias.potential(bias_state, a, limit))
+    return at(alpha.reshape(-1)).reshape(alpha.shape)
+
+
+class ReservoirState(NamedTuple):
+    """State of a :class:`Reservoir`. Same structure, shapes and dtypes from `init` to every `update`."""
+
+    samples: Any  # like params, with a leading axis of length capacity
+    num_open: jax.Array  # shape (), int32: steps so far at which the window was open
+    num_offered: jax.Array  # shape (), int32: thinned steps so far
+    key: jax.Array  # shape (), typed PRNG key
+
+
+@dataclasses.dataclass(frozen=True)
+class Reservoir:
+    """A uniform sample of fixed size of all parameters seen while the window is open.
+
+    Every `thin`-th open step is offered; the n-th offer takes a free slot, or from then on a random slot with probability
+    capacity/n. At any time the slots hold a uniform sample of all offers, so the run may end whenever it likes.
+
+    Args:
+      capacity: number of slots >= 1; memory is that many copies of the parameters.
+      thin: >= 1, offer every so many open steps; about the autocorrelation time of the parameters keeps them independent.
+
+    Raises:
+      ValueError, TypeError: if one is no Python integer >= 1.
+
+    Source: Vitter, "Random Sampling with a Reservoir", ACM TOMS 11 (1985), algorithm R.
+    """
+
+    capacity: int
+    thin: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("capacity", self.capacity, 1)
+        check_count("thin", self.thin, 1)
+
+    def init(self, params: Any, *, key: int | jax.Array) -> ReservoirState:
+        """An empty reservoir: zeros in every slot."""
+        samples = jax.tree.map(lambda p: jnp.zeros((self.capacity, *p.shape), p.dtype), params)
+        # A clone: the state never holds the caller's own key, which a donation would delete.
+        return ReservoirState(samples, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jax.random.clone(as_key(key)))
+
+    def update(self, state: ReservoirState, params: Any, is_open: jax.Array) -> ReservoirState:
+        """Takes in the parameters of one step if `is_open`, a scalar of booleans such as :func:`in_window` gives."""
+        is_offered = is_open & (state.num_open % self.thin == 0)
+        draw = jax.random.randint(jax.random.fold_in(state.key, state.num_offered), (), 0, state.num_offered + 1)
+        slot = jnp.where(state.num_offered < self.capacity, state.num_offered, draw)
+        # A slot beyond the end is dropped: no branch, and the buffers are written in place.
+        slot = jnp.where(is_offered, slot, self.capacity)
+        samples = jax.tree.map(lambda kept, p: kept.at[slot].set(p, mode="drop"), state.samples, params)
+        return ReservoirState(
+            samples=samples,
+            num_open=state.num_open + is_open.astype(jnp.int32),
+            num_offered=state.num_offered + is_offered.astype(jnp.int32),
+            key=state.key,
+        )
+
+
+def predict(state: ReservoirState, function: Callable[..., Any], *args: Any, batch_size: int | None = None) -> Any:
+    """The mean of `function(params, *args)` over the parameters in a reservoir: the posterior predictive.
+
+    Args:
+      state: a reservoir's. If it is empty the result is NaN.
+      function: gives an array, or a pytree of them; average probabilities, not logits.
+      *args: handed on.
+      batch_size: how many parameter sets to evaluate at once; None: one after the other.
+
+    Returns:
+      What `function` gives, averaged.
+    """
+    capacity = jax.tree.leaves(state.samples)[0].shape[0]
+    filled = jnp.arange(capacity) < state.num_offered
+    outputs = jax.lax.map(lambda params: function(params, *args), state.samples, batch_size=batch_size)
+
+    def mean(output: jax.Array) -> jax.Array:
+        mask = filled.reshape(-1, *(1,) * (output.ndim - 1))
+        return jnp.where(mask, output, 0).sum(axis=0) / filled.sum()
+
+    return jax.tree.map(mean, outputs)
