@@ -59,9 +59,8 @@ def digits(seed: int = 0, test_share: float = 0.2) -> Split:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels, shuffled by `seed` and split."""
     from sklearn.datasets import load_digits  # noqa: PLC0415 - slow to import, and only digits needs it
 
-    bunch = load_digits()
-    x = np.asarray(bunch["data"], np.float32) / 16.0
-    y = np.asarray(bunch["target"], np.int32)
+    data, target = load_digits(return_X_y=True)
+    x, y = np.asarray(data, np.float32) / 16.0, np.asarray(target, np.int32)
     return _split(x, y, seed, round(len(y) * test_share))
 
 

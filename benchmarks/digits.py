@@ -2,8 +2,10 @@
 
     python -m benchmarks.digits
 
-Under this initialisation (Neelakantan et al. 2015) the signal shrinks by half in each layer, so that all gradients but the last layer's
-are about 1e-6 of what they should be: SGD-M stays at chance at any learning rate. Noise moves all layers alike. The script trains
+Under this initialisation (Neelakantan et al. 2015) the signal shrinks by half in each layer, so that all gradients but
+the last layer's
+are about 1e-6 of what they should be: SGD-M stays at chance at any learning rate. Noise moves all layers alike. The
+script trains
 SGD-M, Adam, SGHMC (the same sampler at constant temperature) and CTLD -> SGD-M for the same number of steps, prints accuracy
 and loss for every seed, and draws what happened.
 """
@@ -14,7 +16,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -36,13 +38,44 @@ HIDDEN_LAYERS = 20
 WIDTH = 50  # with N(0, 0.1^2) weights a ReLU layer of 50 halves the signal
 BATCH = 128
 CHUNK = 50  # steps between two evaluations, one compiled scan
-LEARNING_RATE = 0.01
+LEARNING_RATE = 0.01  # of SGD-M in every row; SGD-M's own four trials are all at chance
 MOMENTUM = 0.9
-TEMPERATURE = 2.5e-5
-SGHMC_BEST = 6e-5  # of 2e-5, 4e-5, 6e-5, 1.2e-4 on seeds 100-103, which are not reported
-ADAM_LEARNING_RATE = 1e-3  # of 3e-4, 1e-3, 3e-3, 1e-2 on the same seeds
 
 Factory = Callable[[Any, int], optax.GradientTransformation]
+
+
+class Method(NamedTuple):
+    """A way to train, its one tuned hyperparameter and the four values that were tried (`--tune`)."""
+
+    knob: str
+    trials: tuple[float, float, float, float]
+    chosen: tuple[float, ...]
+    make: Callable[[float, Any, int], optax.GradientTransformation]  # (hyperparameter, key, steps)
+
+
+def _two_phases(temperature: float, key: Any, steps: int, **options: Any) -> optax.GradientTransformation:
+    """Half the steps sampling, half SGD-M."""
+    sampler = ctld_optax.ctld(LEARNING_RATE, temperature, MOMENTUM, key=key, **options)
+    return ctld_optax.phase_switch(sampler, optax.sgd(LEARNING_RATE, MOMENTUM), steps // 2)
+
+
+METHODS = {
+    "SGD-M": Method("lr", (1e-3, 1e-2, 1e-1, 1.0), (1e-2,), lambda lr, _key, _steps: optax.sgd(lr, MOMENTUM)),
+    "Adam": Method("lr", (3e-4, 1e-3, 3e-3, 1e-2), (1e-3,), lambda lr, _key, _steps: optax.adam(lr)),
+    # The sampler at constant temperature: at CTLD's temperature, and at its own best one.
+    "SGHMC": Method("T", (2e-5, 4e-5, 6e-5, 1.2e-4), (2.5e-5, 6e-5), functools.partial(_two_phases, tempering=None)),
+    "CTLD": Method("T", (1e-5, 2.5e-5, 4e-5, 6e-5), (2.5e-5,), _two_phases),
+}
+TUNING_SEEDS = (100, 101)  # not reported
+
+
+def jobs(tune: bool) -> dict[str, Factory]:
+    """Label -> (key, steps) -> transformation, for the chosen hyperparameters or for all that were tried."""
+    return {
+        f"{name}, {method.knob} = {value:g}": functools.partial(method.make, value)
+        for name, method in METHODS.items()
+        for value in (method.trials if tune else method.chosen)
+    }
 
 
 class DeepMLP(nn.Module):
@@ -54,23 +87,6 @@ class DeepMLP(nn.Module):
         for _ in range(HIDDEN_LAYERS):
             x = nn.relu(nn.Dense(WIDTH, kernel_init=weights)(x))
         return nn.Dense(10, kernel_init=weights)(x)
-
-
-def methods() -> dict[str, Factory]:
-    """Name -> (key, steps) -> transformation. All get the same number of gradient steps."""
-    sgd = optax.sgd(LEARNING_RATE, MOMENTUM)
-
-    def two_phases(key: Any, steps: int, temperature: float, **options: Any) -> optax.GradientTransformation:
-        sampler = ctld_optax.ctld(LEARNING_RATE, temperature, MOMENTUM, key=key, **options)
-        return ctld_optax.phase_switch(sampler, sgd, steps // 2)
-
-    return {
-        "SGD-M": lambda _key, _steps: sgd,
-        "Adam": lambda _key, _steps: optax.adam(ADAM_LEARNING_RATE),
-        f"SGHMC, T = {TEMPERATURE:g}": functools.partial(two_phases, temperature=TEMPERATURE, tempering=None),
-        f"SGHMC, T = {SGHMC_BEST:g} (its best)": functools.partial(two_phases, temperature=SGHMC_BEST, tempering=None),
-        f"CTLD, T = {TEMPERATURE:g}": functools.partial(two_phases, temperature=TEMPERATURE),
-    }
 
 
 def train(
@@ -85,7 +101,7 @@ def train(
 
     The replicas share nothing: each has its own weights, minibatches and noise, all from its seed.
     """
-    model = DeepMLP()
+    model: Any = DeepMLP()
     train_x, train_y, test_x, test_y = (jnp.asarray(array) for array in split)
 
     def loss_fn(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -125,13 +141,13 @@ def train(
         on_chunk(done)
 
 
-def run(seeds: Sequence[int], steps: int, console: Console) -> dict[str, dict[str, Any]]:
+def run(factories: dict[str, Factory], seeds: Sequence[int], steps: int, console: Console) -> dict[str, dict[str, Any]]:
     """All methods, one after the other. Ctrl-C ends it early, with what is done so far."""
     split = data.digits()
     results: dict[str, dict[str, Any]] = {}
     columns = (TextColumn("{task.description:<30}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        for name, factory in methods().items():
+        for name, factory in factories.items():
             task = progress.add_task(name, total=steps)
             curves: dict[str, list[np.ndarray]] = {}
             began = time.perf_counter()
@@ -156,7 +172,9 @@ def _summary(curves: dict[str, list[np.ndarray]], seconds: float) -> dict[str, A
 
 def show(results: dict[str, dict[str, Any]], seeds: Sequence[int], steps: int, console: Console) -> None:
     console.print(f"\n20 hidden layers, weights N(0, 0.1²), scikit-learn digits, {steps} steps.")
-    console.print("Sampling methods sample for half the steps, then run SGD-M. Seconds: all seeds at once, compilation included.\n")
+    console.print(
+        "Sampling methods sample for half the steps, then run SGD-M. Seconds: all seeds at once, compilation included.\n"
+    )
     for heading, curve in (("test accuracy", "test_accuracy"), ("training loss [nats]", "train_loss")):
         table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("method", no_wrap=True)
@@ -179,7 +197,7 @@ def write_json(path: pathlib.Path, results: dict[str, dict[str, Any]], seeds: Se
         "width": WIDTH,
         "learning_rate": LEARNING_RATE,
         "momentum": MOMENTUM,
-        "adam_learning_rate": ADAM_LEARNING_RATE,
+        "trials": {name: {method.knob: method.trials} for name, method in METHODS.items()},
     }
     rows = {
         name: {
@@ -195,7 +213,7 @@ def write_json(path: pathlib.Path, results: dict[str, dict[str, Any]], seeds: Se
 
 def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> None:
     colors = (plotting.BLUE, plotting.GREEN, plotting.SKY, plotting.PURPLE, plotting.VERMILLION)
-    style = dict(zip(methods(), colors, strict=True))
+    style = dict(zip(jobs(tune=False), colors, strict=True))
     switch = steps // 2
     with mpl.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
         figure = plt.figure(figsize=(12, 7.2), layout="constrained")
@@ -205,14 +223,15 @@ def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> 
             for curve, ax in (("train_loss", axes["loss"]), ("test_accuracy", axes["accuracy"])):
                 ax.plot(at, result[curve].T, color=style[name], linewidth=0.7, alpha=0.45)
                 ax.plot(at, result[curve].mean(0), color=style[name], linewidth=2.0, label=name)
-        axes["loss"].set(xlabel="step", ylabel="training loss  [nats]", yscale="log", title="Training loss: mean and every seed")
+        axes["loss"].set(
+            xlabel="step", ylabel="training loss  [nats]", yscale="log", title="Training loss: mean and every seed"
+        )
         axes["accuracy"].set(xlabel="step", ylabel="test accuracy", ylim=(0, 1.02), title="Test accuracy")
-        axes["accuracy"].legend(loc="center right", bbox_to_anchor=(1.0, 0.42), frameon=True, framealpha=0.9, fontsize="small")
+        figure.legend(*axes["accuracy"].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
         for ax in (axes["loss"], axes["accuracy"]):
             ax.set_xlim(0, steps)
-        plotting.mark_switch(switch, ax=axes["loss"])
-        axes["accuracy"].axvline(switch, color="0.25", linewidth=0.9, linestyle="--")
-        tempered = results.get(list(methods())[-1])
+            ax.axvline(switch, color="0.25", linewidth=0.9, linestyle="--")
+        tempered = next((result for name, result in results.items() if name.startswith("CTLD")), None)
         if tempered is None:
             axes["temperature"].set_axis_off()
             axes["alpha"].set_axis_off()
@@ -227,10 +246,15 @@ def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.digits", description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.digits", description=(__doc__ or "").split("\n\n", maxsplit=1)[0]
+    )
     parser.add_argument("--steps", type=int, default=4_000, help="gradient steps for every method (default %(default)s)")
     parser.add_argument("--seeds", type=int, default=4, help="number of seeds, 0, 1, 2, ... (default %(default)s)")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"), help="folder for the figure and the figures' data")
+    parser.add_argument("--tune", action="store_true", help="run the four trials of every method on two other seeds instead")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("out"), help="folder for the figure and the figures' data"
+    )
     options = parser.parse_args(arguments)
     if options.steps < CHUNK or options.steps % CHUNK:
         parser.error(f"--steps must be a multiple of {CHUNK}, got {options.steps}")
@@ -238,12 +262,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--seeds must be at least 1, got {options.seeds}")
     mpl.use("agg")
     console = Console()
-    seeds = range(options.seeds)
-    results = run(seeds, options.steps, console)
+    seeds = TUNING_SEEDS if options.tune else tuple(range(options.seeds))
+    results = run(jobs(options.tune), seeds, options.steps, console)
     if not results:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     show(results, seeds, options.steps, console)
+    if options.tune:
+        write_json(options.out / "digits-tuning.json", results, seeds, options.steps)
+        return
     write_json(options.out / "digits.json", results, seeds, options.steps)
     draw(options.out / "digits.png", results, options.steps)
     console.print(f"Wrote {options.out / 'digits.png'} and {options.out / 'digits.json'}")

@@ -23,6 +23,13 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def flat() -> dict[str, str]:
+    """The same in one level, for the columns of a CSV file."""
+    everything = provenance()
+    packages = everything.pop("packages")
+    return everything | packages
+
+
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
@@ -40,10 +47,12 @@ def _processor() -> str:
 
 def _commit() -> str:
     """The commit of the source tree, with a + if it was changed since, or "unknown" outside a checkout."""
-    root = pathlib.Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        root = pathlib.Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603, S607
+
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=True)  # noqa: S607
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)  # noqa: S607
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")

@@ -1,7 +1,10 @@
 """Continuously tempered Langevin dynamics for JAX, as an Optax gradient transformation."""
 
+from ctld_optax import checkpoint as checkpoint
 from ctld_optax import diagnostics as diagnostics
 from ctld_optax import posterior as posterior
+from ctld_optax._accumulate import AccumulateState as AccumulateState
+from ctld_optax._accumulate import accumulate as accumulate
 from ctld_optax._adaptive_force import AdaptiveBiasingForce as AdaptiveBiasingForce
 from ctld_optax._ctld import CTLDState as CTLDState
 from ctld_optax._ctld import algorithm1 as algorithm1

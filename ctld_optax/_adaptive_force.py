@@ -74,12 +74,26 @@ class AdaptiveBiasingForce:
         """Where the mean force is held: shape (num_bins + 1,), from -limit to limit."""
         return jnp.asarray(np.linspace(-limit, limit, self.num_bins + 1), dtype)
 
-    def deposit(self, bias: jax.Array, alpha: jax.Array, limit: float, *, force: jax.Array, mirrored: bool) -> jax.Array:
-        """Takes the force of one step, -g'(alpha) * coupled_energy, into the mean at `alpha` and at -alpha."""
+    def deposit(
+        self,
+        bias: jax.Array,
+        alpha: jax.Array,
+        limit: float,
+        *,
+        force: jax.Array,
+        mirrored: bool,
+        weight: jax.Array | float = 1.0,
+    ) -> jax.Array:
+        """Takes the force of one step, -g'(alpha) * coupled_energy, into the mean at `alpha` and at -alpha.
+
+        `weight` says how much the step counts: 0 leaves it out, even if its force is not finite.
+        """
         del mirrored  # at the walls g' = 0: there is nothing to mirror
+        weight = jnp.asarray(weight, bias.dtype)
+        force = jnp.where(weight > 0.0, force, 0.0)
         for place, there in ((alpha, force), (-alpha, -force)):
             left, fraction, _ = self._bin(place, limit, bias.dtype)
-            share = jnp.where(jnp.abs(place) <= limit, jnp.stack([1.0 - fraction, fraction]), 0.0)
+            share = weight * jnp.where(jnp.abs(place) <= limit, jnp.stack([1.0 - fraction, fraction]), 0.0)
             count, mean = jax.lax.dynamic_slice(bias, (0, left), (2, 2))
             count = count + share
             mean = mean + share * (there - mean) / jnp.where(count > 0.0, count, 1.0)

@@ -24,7 +24,7 @@ def update_statistics(
     """Exponential moving mean and variance without start-up bias.
 
     The weight of the newest energy is (1 - decay) / (1 - decay^t), which is bias correction written as a recursion on
-    differences: a large constant offset of the loss costs no digits.
+    differences: a constant offset of the loss costs no digits but those that the energy itself has lost in its dtype.
 
     Args:
       statistics: those before this step.
@@ -33,7 +33,10 @@ def update_statistics(
       decay: in (0, 1); 0.99 remembers about 100 steps.
     """
     dtype = statistics.mean.dtype
-    weight = (1.0 - decay) / (1.0 - jnp.asarray(decay, dtype) ** (num_seen.astype(dtype) + 1.0))
+    rate = jnp.asarray(decay, dtype)
+    weight = (1.0 - rate) / (1.0 - rate ** (num_seen.astype(dtype) + 1.0))
+    # Exactly 1 for the first energy: a rounding error here would enter the variance times the square of the offset.
+    weight = jnp.where(num_seen == 0, 1.0, weight)
     difference = energy - statistics.mean
     mean = statistics.mean + weight * difference
     var = (1.0 - weight) * (statistics.var + weight * jnp.square(difference))
@@ -49,6 +52,7 @@ class Hamiltonian:
     """
 
     def __call__(self, energy: jax.Array, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
+        del statistics
         return energy / temperature
 
     def sensitivity(self, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:

@@ -4,13 +4,13 @@ Ye, Zhu and Mantiuk, "Langevin Dynamics with Continuous Tempering for Training D
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ctld_optax import _noise
+from ctld_optax import _noise, _rounding, _shards
 from ctld_optax._adaptive_force import AdaptiveBiasingForce
 from ctld_optax._coupling import COUPLINGS, EnergyStatistics, Hamiltonian, Standardized, update_statistics
 from ctld_optax._gradient_noise import GradientNoise, as_gradient_noise, remaining
@@ -40,13 +40,17 @@ With flax.training.train_state.TrainState, whose `apply_gradients` cannot forwar
 With flax.nnx: `optimizer.update(model, grads, value=loss)`."""
 
 
+# Folded into the state's key for the rounding. Far from 0, 1, 2: folding in i and splitting off the i-th give the same key.
+ROUNDING = 0x726F756E
+
+
 class CTLDState(NamedTuple):
     """State of :func:`ctld`. Same structure, shapes and dtypes from `init` to every `update`.
 
     Scalars and the bias are float32 whatever the parameters' dtype, or float64 if a parameter is.
     """
 
-    count: jax.Array  # shape (), int32: number of updates made
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] # shape (), int32: number of updates made
     momentum: optax.Updates  # like params: the trace of optax.sgd, m = -r sqrt(temperature / learning_rate)
     alpha: jax.Array  # shape (): tempering variable
     r_alpha: jax.Array  # shape (): its momentum, N(0, 1) in equilibrium
@@ -79,6 +83,7 @@ class LangevinKernel:
     alpha_momentum: float
     stationary_start: bool
     momentum_dtype: Any
+    param_specs: Any
     key: Any
     gradient_noise: GradientNoise | None = None
 
@@ -93,9 +98,12 @@ class LangevinKernel:
         key, theta_key, alpha_key = jax.random.split(jax.random.clone(self.key), 3)
         momentum = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_momentum_dtype(p, self.momentum_dtype)), params)
         if self.stationary_start:
-            scale = jnp.sqrt(self.temperature(jnp.int32(0)) / self.learning_rate(jnp.int32(0)))
-            noise = _noise.draw(theta_key, momentum, _noise.gaussian)
-            momentum = jax.tree.map(lambda m, e: m - (scale * e).astype(m.dtype), momentum, noise)
+            learning_rate, temperature = self._hyperparameters(jnp.zeros((), jnp.int32), dtype)
+            # As in `thermalize`: a warm-up from learning_rate = 0 starts at rest, not at infinity.
+            moves = learning_rate > 0.0
+            scale = jnp.where(moves, jnp.sqrt(temperature / jnp.where(moves, learning_rate, 1.0)), 0.0)
+            noise = _noise.draw(theta_key, momentum, _noise.gaussian, _shards.specs_in_scope(self.param_specs))
+            momentum = jax.tree.map(lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype), momentum, noise)
         bias = jnp.zeros((2, 0), dtype) if self.bias is None else self.bias.init(dtype)
         # Every scalar is a buffer of its own: one buffer in two fields could not be donated.
         return CTLDState(
@@ -114,7 +122,7 @@ class LangevinKernel:
         )
 
     def accelerate(self, grads: optax.Updates, momentum: optax.Updates, decay: Any) -> optax.Updates:
-        """m = decay * m + grad, in the arithmetic of `optax.trace`."""
+        """M = decay * m + grad, in the arithmetic of `optax.trace`."""
         return jax.tree.map(lambda g, m: g.astype(m.dtype) + jnp.asarray(decay, m.dtype) * m, grads, momentum)
 
     def thermalize(self, state: CTLDState, value: Any, grads: optax.Updates) -> CTLDState:
@@ -136,27 +144,29 @@ class LangevinKernel:
             state = state._replace(gradient_noise=remembered)
             scales = remaining(variance, brought.gradient, state.momentum)
             value_variance = jnp.asarray(brought.value, dtype)
-        noise = _noise.draw(theta_key, state.momentum, self.source)
+        noise = _noise.draw(theta_key, state.momentum, self.source, self.param_specs)
         momentum = jax.tree.map(
             lambda m, e, scale: m - scale.astype(m.dtype) * e.astype(m.dtype),
             state.momentum,
             noise,
             scales,
         )
-        squares = sum((jnp.sum(jnp.square(m)).astype(dtype) for m in jax.tree.leaves(momentum)), jnp.zeros((), dtype))
+        sums = [jnp.sum(jnp.square(m.astype(dtype))) for m in jax.tree.leaves(momentum)]
+        squares = _shards.sum_over_shards(sums, _shards.spec_leaves(self.param_specs, momentum), dtype)
         kinetic_energy = 0.5 * learning_rate * squares
-        # The sum tells whether an entry is bad without another pass over memory; the branch is taken in bad steps only.
-        momentum = jax.lax.cond(jnp.isfinite(squares), lambda m: m, _zero_where_not_finite, momentum)
+        # The sum tells whether an entry is bad without another pass over memory. A loop of no or one turn mends it, not a
+        # cond: XLA runs the loop in place, and copies the whole momentum for the cond.
+        bad = jnp.logical_not(jnp.isfinite(squares)).astype(jnp.int32)
+        momentum = jax.lax.fori_loop(0, bad, lambda _, m: _zero_where_not_finite(m), momentum)
 
         energy = value + kinetic_energy
         moved = self._move_alpha(state, energy, kinetic_energy, temperature, alpha_key, value_variance=value_variance)
         good = jnp.isfinite(value) & jnp.isfinite(squares) & jnp.isfinite(moved.r_alpha) & jnp.isfinite(moved.energy_var)
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old),
-            moved._replace(key=(), momentum=(), gradient_noise=()),
-            state._replace(key=(), momentum=(), gradient_noise=()),
-        )
+        # The bias has left out the hill of a bad step already, and must take in those of the other walkers.
+        others = {"key": (), "momentum": (), "bias": (), "gradient_noise": ()}
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved._replace(**others), state._replace(**others))
         return kept._replace(
+            bias=moved.bias,
             count=optax.safe_increment(state.count),
             momentum=momentum,
             key=key,
@@ -164,10 +174,24 @@ class LangevinKernel:
             skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
         )
 
-    def displacement(self, count: jax.Array, momentum: optax.Updates, like: optax.Updates) -> optax.Updates:
-        """update = -learning_rate * m, in the dtype of the gradients."""
+    def displacement(
+        self,
+        count: jax.Array,
+        momentum: optax.Updates,
+        like: optax.Updates,
+        params: optax.Params | None = None,
+        key: jax.Array | None = None,
+    ) -> optax.Updates:
+        """Update = -learning_rate * m, in the dtype of the gradients; its rounding to narrow `params`, if given, is unbiased.
+
+        `key`, needed then, is only read, and may be one that a state holds.
+        """
         step = -1 * jnp.asarray(self.learning_rate(count))
-        return jax.tree.map(lambda m, g: (step.astype(m.dtype) * m).astype(g.dtype), momentum, like)
+        updates = jax.tree.map(lambda m: step.astype(m.dtype) * m, momentum)
+        if params is not None and key is not None and _rounding.any_narrow(params):
+            key = jax.random.fold_in(jax.random.clone(key), ROUNDING)
+            updates = _rounding.round_updates(updates, params, key, self.param_specs)
+        return optax.tree.cast_like(updates, like)
 
     def _hyperparameters(self, count: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
         temperature = jnp.asarray(self.temperature(count), dtype)
@@ -195,7 +219,9 @@ class LangevinKernel:
         bias = state.bias
         if self.bias is not None:
             limit = self.tempering.delta_prime
-            bias = self.bias.deposit(bias, alpha, limit, force=force, mirrored=self.confinement.mirrors_hills)
+            good = jnp.isfinite(energy) & jnp.isfinite(force) & jnp.isfinite(statistics.var)
+            mirrored = self.confinement.mirrors_hills
+            bias = self.bias.deposit(bias, alpha, limit, force=force, mirrored=mirrored, weight=good)
             force = force - self.bias.gradient(bias, alpha, limit)
         force = force + self.confinement.force(alpha)
         variance = 2.0 * (1.0 - jnp.asarray(self.alpha_momentum, alpha.dtype))
@@ -229,6 +255,7 @@ def ctld(
     initial_momentum: str = "zeros",
     momentum_dtype: Any = None,
     gradient_noise: Any = None,
+    param_specs: Any = None,
 ) -> LangevinTransformation:
     r"""Continuously tempered Langevin dynamics: `optax.sgd(learning_rate, momentum)` that samples.
 
@@ -262,7 +289,8 @@ def ctld(
 
     Where it departs from the paper: alpha has a clock of its own (each half of the dynamics leaves the joint density
     invariant by itself, so its step size is free); its energy is standardized by default (the paper's H throws alpha
-    out of its window from some thousands of parameters on); the walls reflect; the hills are well-tempered. `algorithm1` is the paper
+    out of its window from some thousands of parameters on); the walls reflect; the hills are well-tempered.
+    `algorithm1` is the paper
     to the letter.
 
     Args:
@@ -292,12 +320,20 @@ def ctld(
         pytree like params; :class:`~ctld_optax.KnownNoise` for the variance of the loss too;
         :class:`~ctld_optax.RunningNoise` to estimate both on the way. Where a minibatch brings more than there is to inject,
         that parameter runs hot: lower the learning rate or take larger minibatches.
+      param_specs: needed inside `jax.shard_map` if that cuts the parameters, and there only: the `PartitionSpec` of each
+        parameter, as a pytree prefix, the same as in `in_specs`. It makes the noise that of the whole array and sums
+        the kinetic energy over the
+        named axes. `grads` are then the caller's blocks, `value` the loss of the whole, equal on all shards. Under
+        plain `jit` JAX does all this by itself.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)`
-      needs the loss whose gradient is passed, a scalar (a minibatch mean will do). A step in which `value` or a gradient entry is not finite
+      needs the loss whose gradient is passed, a scalar (a minibatch mean will do). A step in which `value` or a
+      gradient entry is not finite
       leaves alpha, r_alpha, the bias and the energy statistics as they were and is counted in `skipped`; momentum entries that
-      are not finite are set to zero.
+      are not finite are set to zero. Updates have the dtype of the gradients. For parameters narrower than float32
+      they are rounded
+      at random such that params + update is right on average, if `params` are passed and nothing after this changes the update.
 
     Raises:
       TypeError: if `value` is missing or not real, or a parameter is not of a real floating-point dtype.
@@ -334,6 +370,7 @@ def ctld(
         alpha_momentum=alpha_momentum,
         stationary_start=initial_momentum == "stationary",
         momentum_dtype=momentum_dtype,
+        param_specs=param_specs,
         key=as_key(key),
         gradient_noise=as_gradient_noise(gradient_noise),
     )
@@ -341,14 +378,14 @@ def ctld(
     def update(
         updates: optax.Updates, state: CTLDState, params: optax.Params | None = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, CTLDState]:
-        del params, extra_args
+        del extra_args
         if value is None and kernel.needs_value:
             raise TypeError(MISSING_VALUE)
         accelerated = kernel.accelerate(updates, state.momentum, kernel.momentum)
         new_state = kernel.thermalize(state._replace(momentum=accelerated), value, updates)
-        return kernel.displacement(state.count, new_state.momentum, updates), new_state
+        return kernel.displacement(state.count, new_state.momentum, updates, params, state.key), new_state
 
-    transformation = LangevinTransformation(kernel.init, update)
+    transformation = LangevinTransformation(kernel.init, cast("Any", update))
     transformation.kernel = kernel
     return transformation
 
@@ -422,9 +459,12 @@ def _zero_where_not_finite(tree: optax.Updates) -> optax.Updates:
 
 
 def _momentum_dtype(param: Any, momentum_dtype: Any) -> Any:
-    return jnp.promote_types(param.dtype, jnp.float32) if momentum_dtype is None else jnp.dtype(momentum_dtype)
+    # Canonical: a NumPy float64 array counts as float32 unless x64 is enabled.
+    dtype = jax.dtypes.canonicalize_dtype(param.dtype)
+    return _rounding.at_least_float32(dtype) if momentum_dtype is None else jnp.dtype(momentum_dtype)
 
 
 def _scalar_dtype(params: optax.Params) -> Any:
     """float32, or float64 if any parameter is."""
-    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+    wide = any(jax.dtypes.canonicalize_dtype(leaf.dtype) == jnp.float64 for leaf in jax.tree.leaves(params))
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)

@@ -40,6 +40,10 @@ class Metadynamics:
       width: sigma > 0, in units of alpha.
       num_bins: K >= 2; 375 makes the spacing width / 5 for walls at 1.5.
       bias_factor: gamma > 1 for well-tempered hills, None for hills of constant height.
+      axis_name: name (or tuple of names) of a `jax.vmap` or mesh axis of walkers that share this bias: each adds its hill to
+        the bias of all, so that it fills as many times faster as there are walkers (Raiteri et al., J. Phys. Chem. B
+        110, 2006).
+        Each walker has its own parameters, alpha and key.
 
     Raises:
       ValueError: for a number out of range. TypeError: if `num_bins` is no Python integer.
@@ -51,6 +55,7 @@ class Metadynamics:
     width: float = 0.04
     num_bins: int = 375
     bias_factor: float | None = 5.0
+    axis_name: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_range("height", self.height, minimum=0.0, minimum_open=True)
@@ -69,9 +74,18 @@ class Metadynamics:
         return jnp.asarray(np.linspace(-limit, limit, self.num_bins + 1), dtype)
 
     def deposit(
-        self, bias: jax.Array, alpha: jax.Array, limit: float, *, mirrored: bool, force: jax.Array | None = None
+        self,
+        bias: jax.Array,
+        alpha: jax.Array,
+        limit: float,
+        *,
+        mirrored: bool,
+        weight: jax.Array | float = 1.0,
+        force: jax.Array | None = None,
     ) -> jax.Array:
         """Adds the hill of one step at `alpha`, and if `mirrored` its images in both walls.
+
+        `weight` multiplies the hill: 0 leaves it out. With an `axis_name` the hills of all walkers are added.
 
         The images make the bias flat across the walls; without them hills near a wall are cut off, and alpha is
         pushed into it. Hills ask only where alpha stands: `force`, which other biases learn from, is not used.
@@ -88,12 +102,13 @@ class Metadynamics:
         height = jnp.asarray(self.height, bias.dtype)
         if self.bias_factor is not None:
             height = height * jnp.exp(-self.potential(bias, alpha, limit) / (self.bias_factor - 1.0))
-        return _add(bias, height * shape)
+        hills = jnp.asarray(weight, bias.dtype) * height * shape
+        return _add(bias, hills if self.axis_name is None else jax.lax.psum(hills, self.axis_name))
 
     def potential(self, bias: jax.Array, alpha: jax.Array, limit: float) -> jax.Array:
         """V_b(alpha), linear between nodes and constant outside, in units of k_B T_c."""
         left, spacing = self._bin(alpha, limit, bias.dtype)
-        fraction = jnp.clip((alpha + limit) / spacing - left, 0.0, 1.0)
+        fraction = jnp.clip((alpha + limit) / spacing - left.astype(bias.dtype), 0.0, 1.0)
         ends = jax.lax.dynamic_slice_in_dim(bias, left, 2, axis=1).sum(axis=0)
         return ends[0] + fraction * (ends[1] - ends[0])
 

@@ -2,13 +2,17 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from ctld_optax._ctld import MISSING_VALUE, LangevinKernel
+from ctld_optax._rounding import any_narrow
 from ctld_optax._validate import check_count
 
 Handover = Callable[[Any, Any], Any]
@@ -21,7 +25,7 @@ class PhaseSwitchState(NamedTuple):
     `sampler.momentum` is an empty `optax.MaskedNode`.
     """
 
-    count: jax.Array  # shape (), int32: number of updates made, in both phases
+    count: Any  # shape (), int32: number of updates made, in both phases
     sampler: Any  # state of the sampler, which stands still after the switch
     optimizer: Any  # state of the optimizer, which stands still (but for a shared trace) until the switch
 
@@ -38,7 +42,10 @@ def hand_over_momentum(optimizer_state: Any, sampler_state: Any) -> Any:
     traces = [node for node in jax.tree.leaves(optimizer_state, is_leaf=is_trace) if is_trace(node)]
     if not traces:
         return optimizer_state
-    found = optax.tree.get_all_with_path(sampler_state, "momentum")
+    # Fields of states only: a parameter or an injected hyperparameter may be called `momentum` too.
+    found = optax.tree.get_all_with_path(
+        sampler_state, "momentum", filtering=lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
+    )
     if len(found) != 1:
         raise ValueError(
             f"the hand-over looks for one `momentum` in the sampler's state and found {len(found)} in a "
@@ -66,7 +73,8 @@ def phase_switch(
 ) -> optax.GradientTransformationExtraArgs:
     """Samples for `sampling_steps` updates, then optimizes: the if and the else of Algorithm 1.
 
-    Updates 1 ... sampling_steps are the sampler's; the next one is the optimizer's first, and it starts from the momentum that the
+    Updates 1 ... sampling_steps are the sampler's; the next one is the optimizer's first, and it starts from the
+    momentum that the
     sampler left. With `optax.sgd(learning_rate, momentum)` as optimizer that is exactly the paper's else-branch.
 
     Any other optimizer will do. It starts from its fresh state (Adam, say, with zero moments and its step count and
@@ -86,8 +94,10 @@ def phase_switch(
         rule above.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs` with state :class:`PhaseSwitchState`. Extra arguments go to both. `value` is needed at every
-      step, since one compiled program holds both phases. After the switch a non-finite gradient meets the optimizer unguarded, as it would without us
+      An `optax.GradientTransformationExtraArgs` with state :class:`PhaseSwitchState`. Extra arguments go to both.
+      `value` is needed at every
+      step, since one compiled program holds both phases. After the switch a non-finite gradient meets the optimizer
+      unguarded, as it would without us
       (`optax.apply_if_finite` guards it).
 
     Raises:
@@ -133,7 +143,7 @@ def _with_two_states(
         )
         return new_updates, PhaseSwitchState(optax.safe_increment(state.count), sampler_state, optimizer_state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, cast("Any", update))
 
 
 def _with_shared_momentum(
@@ -175,7 +185,11 @@ def _with_shared_momentum(
         # From a trace of zeros the optimizer's own heavy-ball step changes nothing: what is left is what follows it.
         at_rest = trace._replace(trace=optax.tree.zeros_like(momentum))
         optimized, (_, *new_rest) = optimizer.update(momentum, (at_rest, *rest), params, value=value, **extra_args)
-        sampled = kernel.displacement(state.sampler.count, momentum, updates)
+        displace = functools.partial(kernel.displacement, state.sampler.count, momentum, updates)
+        sampled = displace(None)
+        if params is not None and any_narrow(params):
+            # In a branch, so that SGD does not pay for the random bits.
+            sampled = jax.lax.cond(sampling, lambda: displace(params, state.sampler.key), lambda: sampled)
         new_updates, new_rest = optax.tree.where(
             sampling, (sampled, rest), (optax.tree.cast_like(optimized, updates), new_rest)
         )
@@ -185,35 +199,58 @@ def _with_shared_momentum(
             optimizer=(trace._replace(trace=momentum), *new_rest),
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, cast("Any", update))
 
 
-def _heavy_ball_decay(optimizer: Any) -> float | None:
+def _heavy_ball_decay(optimizer: Any) -> Any:
     """The decay of an optimizer that begins with a heavy-ball `optax.trace` on the raw gradient, None for any other.
 
     An optimizer is a pair of closures, so this looks at what it does: its state must be that of a chain whose first
     link is a `TraceState` and whose others hold scalars at most, and on probes of sizes from 1e-12 to 1e12 its trace must
     be gradient + decay * trace, and its update a function of the new trace alone (Nesterov's is not).
+
+    Hyperparameters that are traced, as `optax.inject_hyperparams` makes them, have no value to look at: some number is put in
+    the place of each, so that the answer is the same inside and outside `jit`. The decay is then traced as well.
     """
-    size = jnp.asarray([1e-12, 1e-6, 1.0, 1e6, 1e12])
-    probe = {"vector": size, "matrix": -0.7 * jnp.ones((2, 5)) * size}
-    zeros = optax.tree.zeros_like(probe)
+    # In float64, so that the decay is the optimizer's own number and not its float32 rounding; of NumPy, so that it has a value
+    # also under jit.
+    size = np.asarray([1e-12, 1e-6, 1.0, 1e6, 1e12])
+    probe = {"vector": size, "matrix": -0.7 * np.ones((2, 5)) * size}
+    zeros, ones = jax.tree.map(np.zeros_like, probe), jax.tree.map(np.ones_like, probe)
 
     def step(grads: Any, trace: Any) -> tuple[Any, Any]:
+        _, *rest = optimizer.init(probe)
         new_updates, state = optimizer.update(grads, (optax.TraceState(trace), *rest), probe, value=jnp.ones(()))
         return new_updates, state[0].trace
 
     try:
-        with jax.ensure_compile_time_eval():
-            first, *rest = optimizer.init(probe)
-            if not isinstance(first, optax.TraceState) or any(jnp.ndim(leaf) > 0 for leaf in jax.tree.leaves(rest)):
+        with jax.enable_x64(True):
+            first, *rest = jax.eval_shape(optimizer.init, probe)
+            if not isinstance(first, optax.TraceState) or any(leaf.ndim > 0 for leaf in jax.tree.leaves(rest)):
                 return None
-            decay = float(step({"vector": size * 0.0, "matrix": zeros["matrix"]}, optax.tree.ones_like(probe))[1]["vector"][2])
+            program, (_, trace_shapes) = jax.make_jaxpr(step, return_shape=True)(probe, probe)
+            traced = any(isinstance(const, Tracer) for const in program.consts)
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
+            stand_ins = [_stand_in(const) for const in program.consts]
+            evaluate = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, stand_ins))
+
+            def step_alike(grads: Any, trace: Any) -> tuple[Any, Any]:
+                return jax.tree.unflatten(jax.tree.structure((probe, trace_shapes)), evaluate(*jax.tree.leaves((grads, trace))))
+
+            decay = float(step_alike(zeros, ones)[1]["vector"][2])
             grads = jax.tree.map(lambda p: 0.3 * p[..., ::-1], probe)
-            new_updates, trace = step(grads, probe)
+            new_updates, trace = step_alike(grads, probe)
             expected = jax.tree.map(lambda g, t: g + decay * t, grads, probe)
             same_trace = optax.tree.allclose(trace, expected, rtol=1e-6, atol=0.0)
-            same_updates = optax.tree.allclose(new_updates, step(trace, zeros)[0], rtol=1e-6, atol=0.0)
-            return decay if same_trace and same_updates else None
-    except Exception:  # noqa: BLE001 - an optimizer that cannot take the probe, for whatever reason, is served by the general case
+            same_updates = optax.tree.allclose(new_updates, step_alike(trace, zeros)[0], rtol=1e-6, atol=0.0)
+            if not (same_trace and same_updates):
+                return None
+        return step(zeros, ones)[1]["vector"][2] if traced else decay
+    except Exception:  # noqa: BLE001
+        # An optimizer that cannot take the probe, for whatever reason, is served by the general case.
         return None
+
+
+def _stand_in(const: Any) -> Any:
+    """A number in the place of one that is not known yet."""
+    return jnp.full(const.shape, 0.37).astype(const.dtype) if isinstance(const, Tracer) else const

@@ -67,7 +67,7 @@ class ReflectingWall:
     mirrors_hills = True
 
     def advance(self, alpha: jax.Array, r_alpha: jax.Array, step_size: float) -> tuple[jax.Array, jax.Array]:
-        """alpha + h r_alpha folded into [-limit, limit], however many walls the step crosses."""
+        """Alpha + h r_alpha folded into [-limit, limit], however many walls the step crosses."""
         # Unfold the mirrored corridor: it repeats after 4 * limit, and its second half runs backwards.
         position = jnp.mod(alpha + step_size * r_alpha + self.limit, 4.0 * self.limit)
         backwards = position > 2.0 * self.limit

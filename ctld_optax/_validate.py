@@ -28,7 +28,7 @@ def check_range(
     hint: str = "",
 ) -> None:
     """Raises a `ValueError` or `TypeError` if a concrete number is not finite or lies outside its range."""
-    if isinstance(value, str | bytes | bool) or value is None:
+    if isinstance(value, str | bytes | bool | np.bool | complex | list | tuple | dict) or value is None:
         raise TypeError(f"{name} must be a number, got {value!r}. {hint}".rstrip())
     if not isinstance(value, numbers.Real | np.number):
         return

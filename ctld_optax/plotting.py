@@ -1,6 +1,7 @@
 """The pictures, on Matplotlib axes (`pip install ctld-optax[plot]`).
 
-Every function draws on `ax` (the current axes if None), returns it, and leaves titles and saving to the caller. Colours are from
+Every function draws on `ax` (the current axes if None), returns it, and leaves titles and saving to the caller.
+Colours are from
 Okabe and Ito's palette, which colour-blind readers can tell apart.
 """
 
@@ -23,6 +24,7 @@ BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, YELLOW = (
     "#56B4E9",
     "#F0E442",
 )
+PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)  # yellow is too pale for a line
 
 
 def temperature_trajectory(
@@ -56,7 +58,7 @@ def temperature_trajectory(
     if switch_step is not None and beta.size > switch_step:
         ax.plot([switch_step, beta.size], [0.0, 0.0], color=color, linewidth=1.6)
         mark_switch(switch_step, ax=ax)
-    ax.set(xlabel="step", ylabel=r"temperature $1/g(\alpha)$  [base temperature]", ylim=(-0.25, hottest * 1.12))
+    ax.set(xlabel="step", ylabel=r"temperature $1/g(\alpha)$  [base $T$]", ylim=(-0.25, hottest * 1.12))
     return ax
 
 

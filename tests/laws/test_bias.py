@@ -93,7 +93,7 @@ class Still(Metadynamics):
     def shape(self, alpha):
         return 0.7 * jnp.cos(2.3 * alpha) + 0.4 * alpha
 
-    def deposit(self, bias, alpha, limit, *, mirrored, force=None):
+    def deposit(self, bias, alpha, limit, *, mirrored, **options):
         return bias
 
 
@@ -155,8 +155,8 @@ class FlippedHills(Metadynamics):
 
 @dataclasses.dataclass(frozen=True)
 class HillsElsewhere(Metadynamics):
-    def deposit(self, bias, alpha, limit, *, mirrored, force=None):
-        return super().deposit(bias, 0.5 * alpha, limit, mirrored=mirrored, force=force)
+    def deposit(self, bias, alpha, limit, *, mirrored, **options):
+        return super().deposit(bias, 0.5 * alpha, limit, mirrored=mirrored, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,8 +169,8 @@ class FlippedForce(AdaptiveBiasingForce):
 class EvenForce(AdaptiveBiasingForce):
     """The force of alpha taken for that of -alpha too, without its change of sign."""
 
-    def deposit(self, bias, alpha, limit, *, force, mirrored):
-        return super().deposit(bias, jnp.abs(alpha), limit, force=force, mirrored=mirrored)
+    def deposit(self, bias, alpha, limit, **options):
+        return super().deposit(bias, jnp.abs(alpha), limit, **options)
 
 
 @pytest.mark.slow

@@ -76,13 +76,13 @@ def test_the_check_can_tell_the_discrete_law_from_that_of_the_differential_equat
 
 
 class Frozen(LangevinKernel):
-    def displacement(self, count, momentum, like):
+    def displacement(self, count, momentum, like, *rest):
         return jax.tree.map(jnp.zeros_like, like)
 
 
 class HalfStep(LangevinKernel):
-    def displacement(self, count, momentum, like):
-        return jax.tree.map(lambda update: 0.5 * update, super().displacement(count, momentum, like))
+    def displacement(self, count, momentum, like, *rest):
+        return jax.tree.map(lambda update: 0.5 * update, super().displacement(count, momentum, like, *rest))
 
 
 class AveragedGradients(LangevinKernel):

@@ -1,0 +1,98 @@
+"""Gradient accumulation that averages the loss too."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ctld_optax._rounding import at_least_float32
+from ctld_optax._validate import check_count, check_scalar_value
+
+
+class AccumulateState(NamedTuple):
+    """State of :func:`accumulate`. Same structure, shapes and dtypes from `init` to every `update`."""
+
+    micro_step: jax.Array  # shape (), int32: micro-batches taken in since the last update
+    num_updates: jax.Array  # shape (), int32: updates made
+    value: jax.Array  # shape (), float32: mean of `value` over those micro-batches
+    grads: Any  # like params, at least float32: mean gradient over those micro-batches
+    inner: Any  # state of the wrapped transformation
+
+
+def accumulate(
+    inner: optax.GradientTransformation, every_k: int | Callable[[jax.Array], Any]
+) -> optax.GradientTransformationExtraArgs:
+    """Hands the mean gradient *and the mean `value`* of `every_k` micro-batches to `inner`, once.
+
+    What `optax.MultiSteps` does, made right for a transformation that reads the loss and draws noise. `optax.MultiSteps`
+    hands over the `value` of the last micro-batch only (the energy that drives alpha is then not that of the
+    gradient), and calls
+    the inner update on every micro-batch and throws away all but the last (so the noise is paid for `every_k` times).
+    Here the inner update stands in a branch that is taken once in `every_k` calls; the other calls return zeros.
+
+    Args:
+      inner: for example :func:`ctld_optax.ctld` or :func:`ctld_optax.phase_switch`. Its own step counts (schedules,
+        `sampling_steps`) count updates, not micro-batches.
+      every_k: a Python integer >= 1, or a function of the number of updates made so far.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` with state :class:`AccumulateState`. Extra arguments other than
+      `value` are handed on
+      as the last micro-batch gave them. A micro-batch that is not finite makes the mean so, and `inner` sees that.
+
+    Raises:
+      TypeError, ValueError: if `every_k` is neither a function nor an integer >= 1, or `value` is not a real scalar.
+    """
+    if not callable(every_k):
+        check_count("every_k", every_k, 1)
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: optax.Params) -> AccumulateState:
+        return AccumulateState(
+            micro_step=jnp.zeros((), jnp.int32),
+            num_updates=jnp.zeros((), jnp.int32),
+            value=jnp.zeros((), jnp.float32),
+            grads=jax.tree.map(lambda p: jnp.zeros_like(p, dtype=at_least_float32(p.dtype)), params),
+            inner=inner.init(params),
+        )
+
+    def update(
+        updates: optax.Updates,
+        state: AccumulateState,
+        params: optax.Params | None = None,
+        *,
+        value: Any = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, AccumulateState]:
+        share = 1.0 / (state.micro_step.astype(jnp.float32) + 1.0)
+        grads = jax.tree.map(
+            lambda mean, g: mean + share.astype(mean.dtype) * (g.astype(mean.dtype) - mean), state.grads, updates
+        )
+        mean_value = state.value
+        if value is not None:
+            value = check_scalar_value(value, where="accumulate").astype(jnp.float32)
+            mean_value = mean_value + share * (value - mean_value)
+            extra_args["value"] = mean_value
+
+        def emit(grads: Any, inner_state: Any) -> tuple[Any, Any, Any]:
+            mean_grads = optax.tree.cast_like(grads, updates)
+            new_updates, inner_state = inner.update(mean_grads, inner_state, params, **extra_args)
+            return optax.tree.cast_like(new_updates, updates), optax.tree.zeros_like(grads), inner_state
+
+        def wait(grads: Any, inner_state: Any) -> tuple[Any, Any, Any]:
+            return optax.tree.zeros_like(updates), grads, inner_state
+
+        micro_step = state.micro_step + 1
+        done = micro_step >= (every_k(state.num_updates) if callable(every_k) else every_k)
+        new_updates, grads, inner_state = jax.lax.cond(done, emit, wait, grads, state.inner)
+        return new_updates, AccumulateState(
+            micro_step=jnp.where(done, 0, micro_step),
+            num_updates=jnp.where(done, optax.safe_increment(state.num_updates), state.num_updates),
+            value=jnp.where(done, 0.0, mean_value),
+            grads=grads,
+            inner=inner_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, cast("Any", update))

@@ -1,0 +1,100 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Replace SGD-M in a Flax training state
+#
+# A deep network with badly scaled weights: SGD with momentum does not move it. We replace the optimizer by
+# continuously tempered Langevin dynamics that hands over to the same SGD-M, and look at what the temperature did.
+
+# %%
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import optax
+from flax.training.train_state import TrainState
+from sklearn.datasets import load_digits
+
+import ctld_optax
+from ctld_optax import diagnostics, plotting
+
+images, labels = load_digits(return_X_y=True)
+x, y = jnp.asarray(images, jnp.float32) / 16.0, jnp.asarray(labels)
+
+
+class MLP(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        weights = nn.initializers.normal(stddev=0.1)
+        for _ in range(20):
+            x = nn.relu(nn.Dense(50, kernel_init=weights)(x))
+        return nn.Dense(10, kernel_init=weights)(x)
+
+
+model = MLP()
+params = model.init(jax.random.key(0), x[:1])
+
+
+# %% [markdown]
+# One training loop for both. The only line that differs from an ordinary Flax loop is the one that passes the loss as `value`;
+# `TrainState.apply_gradients` cannot forward it.
+
+
+# %%
+def train(tx, steps=4_000):
+    def step(carry, _):
+        state, key = carry
+        key, batch_key = jax.random.split(key)
+        index = jax.random.randint(batch_key, (128,), 0, len(y))
+
+        def loss_fn(params):
+            logits = state.apply_fn(params, x[index])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y[index]).mean()
+
+        loss, grads = jax.value_and_grad(loss_fn)(state.params)
+        updates, opt_state = state.tx.update(grads, state.opt_state, state.params, value=loss)
+        new_params = optax.apply_updates(state.params, updates)
+        return (state.replace(step=state.step + 1, params=new_params, opt_state=opt_state), key), (loss, opt_state)
+
+    def keep(carry, _):
+        carry, (loss, opt_state) = step(carry, _)
+        tempered = optax.tree.get(opt_state, "alpha") is not None
+        return carry, (loss, diagnostics.snapshot(opt_state) if tempered else None)
+
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.with_extra_args_support(tx))
+    return jax.jit(lambda carry: jax.lax.scan(keep, carry, None, length=steps))((state, jax.random.key(1)))[1]
+
+
+sampling_steps = 2_000
+sampler = ctld_optax.ctld(learning_rate=0.01, temperature=2.5e-5, momentum=0.9, key=0)
+sgd_loss, _ = train(optax.sgd(0.01, momentum=0.9))
+ctld_loss, trajectory = train(ctld_optax.phase_switch(sampler, optax.sgd(0.01, momentum=0.9), sampling_steps))
+
+# %%
+figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 9), layout="constrained")
+top.semilogy(sgd_loss, color=plotting.BLUE, label="SGD-M")
+top.semilogy(ctld_loss, color=plotting.VERMILLION, label="CTLD, then SGD-M", linewidth=0.8)
+top.set(xlabel="step", ylabel="minibatch loss  [nats]")
+top.legend(frameon=False)
+plotting.temperature_trajectory(trajectory.beta, switch_step=sampling_steps, ax=middle)
+plotting.alpha_occupation(trajectory.alpha[:sampling_steps], ax=bottom)
+bottom.legend(frameon=False, ncols=3, loc="upper center")
+plt.show()
+
+# %% [markdown]
+# The share of steps at the base temperature should be near delta / delta' = 0.27, and no step should have been skipped.
+
+# %%
+alpha = trajectory.alpha[:sampling_steps]
+print("share of steps in the window:", round(diagnostics.fraction_in_window(alpha), 3))
+print("round trips:", diagnostics.round_trips(alpha), " steps skipped:", int(trajectory.skipped[-1]))
+print("last losses: SGD-M", round(float(sgd_loss[-100:].mean()), 3), " CTLD", round(float(ctld_loss[-100:].mean()), 4))

@@ -1,0 +1,1 @@
+"""Everything that a training loop may do to a gradient transformation."""

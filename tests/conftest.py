@@ -1,0 +1,51 @@
+"""What the tests share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ctld_optax
+
+
+@pytest.fixture
+def x64():
+    """float64 for one test; the others run in JAX's default float32."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def params():
+    """Several leaves: two matrices, a nested vector, a scalar."""
+    rng = np.random.default_rng(0)
+    return {
+        "dense": {"kernel": jnp.asarray(rng.normal(size=(5, 7)), jnp.float32), "bias": jnp.zeros(7, jnp.float32)},
+        "out": jnp.asarray(rng.normal(size=(7, 3)), jnp.float32),
+        "scale": jnp.asarray(1.5, jnp.float32),
+    }
+
+
+@pytest.fixture
+def loss():
+    """A loss that is neither quadratic nor separable, of the parameters above."""
+    rng = np.random.default_rng(1)
+    inputs = jnp.asarray(rng.normal(size=(11, 5)), jnp.float32)
+    targets = jnp.asarray(rng.normal(size=(11, 3)), jnp.float32)
+
+    def loss_of(params):
+        dtype = params["out"].dtype
+        hidden = jnp.tanh(inputs.astype(dtype) @ params["dense"]["kernel"] + params["dense"]["bias"])
+        return jnp.mean(jnp.square(params["scale"] * (hidden @ params["out"]) - targets.astype(dtype)))
+
+    return loss_of
+
+
+@pytest.fixture
+def make():
+    """`ctld` with usual figures, each of which a test may replace."""
+
+    def make_transformation(**changes):
+        return ctld_optax.ctld(**({"learning_rate": 0.01, "temperature": 0.01, "key": 0} | changes))
+
+    return make_transformation

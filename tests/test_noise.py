@@ -1,0 +1,272 @@
+"""The words and the variates of the noise.
+
+Everything here is deterministic given the seeds, which are 0, 1, 2, ... and were not chosen. Bounds are 5 standard errors
+of the statistic under independence (about 1 in 10^6 by chance); chi-squares are held to the 1e-6 tail.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import ctld_optax
+from ctld_optax import _noise
+from ctld_optax._noise import draw, gaussian, random_words
+
+SIZE = 2**20
+
+
+def words(seed, size=SIZE):
+    key = jax.random.key(seed)
+    return np.asarray(jax.jit(lambda k: random_words(jax.random.bits(k, (2,), jnp.uint32), jnp.zeros(size)))(key))
+
+
+def correlation(x, y):
+    return np.mean(x * y) / np.sqrt(np.mean(x**2) * np.mean(y**2))
+
+
+def normal(seed, like):
+    return jax.jit(lambda k: draw(k, like, gaussian))(jax.random.key(seed))
+
+
+def vector(seed, size=SIZE):
+    return np.asarray(normal(seed, jnp.zeros(size)), np.float64)
+
+
+# The variates, from words that go through all their range in equal steps.
+
+
+@pytest.fixture(scope="module")
+def spread_words():
+    return (np.arange(2**22, dtype=np.uint32) << 10) + np.uint32(513)  # odd, since the lowest bit of the tail is always set
+
+
+def test_gaussian_is_the_quantile_function(spread_words):
+    edges = np.asarray([1, 3, 5, 101, 2**20 + 1, 2**31 - 2**20 + 1, 2**31 - 1], np.uint32)
+    words = np.concatenate([spread_words, edges, edges | np.uint32(2**31)])
+    tail = ((words & np.uint32(2**31 - 1)) | 1) / 2**31  # of both sides
+    exact = np.where(words < 2**31, 1.0, -1.0) * scipy.stats.norm.isf(tail / 2)
+    np.testing.assert_allclose(jax.jit(gaussian)(jnp.asarray(words)), exact, rtol=0.0, atol=5e-6)
+
+
+def test_gaussian_moments(spread_words):
+    eps = np.asarray(jax.jit(gaussian)(jnp.asarray(spread_words)), np.float64)
+    np.testing.assert_array_equal(eps[: 2**21], -eps[2**21 :])  # all odd moments vanish
+    for power, expected in {2: 1.0, 4: 3.0, 6: 15.0}.items():
+        # A step of 2^10 words cannot resolve the tail beyond 5, which is worth more the higher the power.
+        np.testing.assert_allclose(np.mean(eps**power), expected, rtol={2: 2e-5, 4: 2e-4, 6: 2e-3}[power])
+
+
+def test_gaussian_is_finite_at_every_edge():
+    words = jnp.asarray([0, 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 1], jnp.uint32)
+    eps = np.asarray(gaussian(words))
+    assert np.all(np.isfinite(eps))
+    np.testing.assert_array_equal(eps[:3], -eps[3:])
+    assert 6.0 < eps[0] < 6.3
+
+
+def test_irwin_hall_moments_are_exact_up_to_the_seventh():
+    # The law of the sum of four uniform bytes, and the source at one word for each sum.
+    byte = np.full(256, 1.0 / 256.0)
+    probability = np.convolve(np.convolve(byte, byte), np.convolve(byte, byte))
+    sums = np.arange(1021)
+    bytes_of = np.stack([np.clip(sums - 255 * place, 0, 255) for place in range(4)]).astype(np.uint32)
+    words = sum(part << np.uint32(8 * place) for place, part in enumerate(bytes_of))
+    eps = np.asarray(jax.jit(_noise.irwin_hall)(jnp.asarray(words)), np.float64)
+    assert np.all(np.diff(eps) > 0.0)
+    for power, expected in {1: 0.0, 2: 1.0, 3: 0.0, 4: 3.0, 5: 0.0, 6: 15.0, 7: 0.0}.items():
+        np.testing.assert_allclose(probability @ eps**power, expected, rtol=2e-6, atol=1e-5)  # float32
+    np.testing.assert_allclose(probability @ eps**8, 103.16, rtol=1e-3)  # as documented; N(0, 1) has 105
+
+
+def test_three_point_and_rademacher_change_value_where_they_should():
+    sixth = 715827883  # 2^32 / 6
+    words = jnp.asarray([0, sixth - 1, sixth, 2**31, 2**32 - sixth - 1, 2**32 - sixth, 2**32 - 1], jnp.uint32)
+    root = np.float32(np.sqrt(3.0))
+    np.testing.assert_array_equal(_noise.three_point(words), np.asarray([root, root, 0, 0, 0, -root, -root], np.float32))
+    words = jnp.asarray([0, 2**31 - 1, 2**31, 2**32 - 1], jnp.uint32)
+    np.testing.assert_array_equal(_noise.rademacher(words), np.asarray([1, 1, -1, -1], np.float32))
+
+
+# The words.
+
+
+def test_mix_is_a_bijection():
+    # On 2^20 arguments spread over the whole range: no two words alike. (By chance 2^20 random words would share 128 pairs.)
+    arguments = jnp.arange(2**20, dtype=jnp.uint32) * jnp.uint32(4093)
+    mixed = np.asarray(jax.jit(_noise._mix)(arguments))
+    assert np.unique(mixed).size == 2**20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bytes_are_uniform(seed):
+    for place in range(4):
+        counts = np.bincount((words(seed) >> (8 * place)) & 0xFF, minlength=256)
+        assert scipy.stats.chisquare(counts).pvalue > 1e-6, place
+
+
+def test_bytes_are_uniform_over_seeds():
+    # The same parameter over many steps: fresh seeds, one counter.
+    seeds = jax.random.bits(jax.random.key(0), (2**17, 2), jnp.uint32)
+    at_index = jax.jit(jax.vmap(lambda seed: random_words(seed, jnp.zeros(3))))(seeds)
+    for index in range(3):
+        for place in range(4):
+            counts = np.bincount((np.asarray(at_index[:, index]) >> (8 * place)) & 0xFF, minlength=256)
+            assert scipy.stats.chisquare(counts).pvalue > 1e-6
+
+
+def test_pairs_of_neighbours_are_uniform():
+    # Serial test: the top four bits of two neighbouring words, 256 cells.
+    top = words(0) >> 28
+    assert scipy.stats.chisquare(np.bincount(top[0::2] * 16 + top[1::2], minlength=256)).pvalue > 1e-6
+
+
+def test_every_bit_of_the_seed_and_the_counter_turns_half_of_the_bits():
+    seeds = np.asarray(jax.random.bits(jax.random.key(1), (4096, 2), jnp.uint32))
+    at = jax.jit(jax.vmap(lambda seed: random_words(seed, jnp.zeros(2))))
+    base = np.asarray(at(seeds))
+
+    def share_of_ones(difference):
+        return np.mean(np.unpackbits(np.ascontiguousarray(difference).view(np.uint8)))
+
+    bound = 5.0 * 0.5 / np.sqrt(4096 * 32)
+    for half in (0, 1):
+        for bit in range(32):
+            flipped = seeds.copy()
+            flipped[:, half] ^= np.uint32(1 << bit)
+            assert abs(share_of_ones(base[:, 0] ^ np.asarray(at(flipped))[:, 0]) - 0.5) < bound, (half, bit)
+    assert abs(share_of_ones(base[:, 0] ^ base[:, 1]) - 0.5) < bound
+
+
+# Independence of the variates.
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3, 4, 8, 16, 64, 256, 1024, 4096, 65_536])
+def test_no_correlation_within_a_leaf(lag):
+    eps = vector(0)
+    for transform in (lambda x: x, lambda x: x**2 - 1.0):
+        x = transform(eps)
+        assert abs(correlation(x[:-lag], x[lag:])) < 5.0 / np.sqrt(SIZE - lag)
+
+
+def test_no_correlation_across_neighbouring_int_keys():
+    draws = [vector(seed) for seed in range(6)]
+    for first, second in itertools.pairwise(draws):
+        assert abs(correlation(first, second)) < 5.0 / np.sqrt(SIZE)
+        assert abs(correlation(first**2 - 1, second**2 - 1)) < 5.0 / np.sqrt(SIZE)
+
+
+def test_no_correlation_across_leaves_of_equal_shape():
+    leaves = [np.asarray(x, np.float64) for x in normal(0, [jnp.zeros(SIZE // 4)] * 4)]
+    for i in range(4):
+        for j in range(i):
+            for shift in (0, 1):
+                x, y = leaves[i][shift:], leaves[j][: SIZE // 4 - shift]
+                assert abs(correlation(x, y)) < 5.0 / np.sqrt(SIZE // 4 - shift)
+
+
+def noise_of_steps(key, num_steps, size):
+    """The noise that `ctld` itself adds: with no gradient, momentum 0 and lr = 2, T = 1 the buffer is minus the noise."""
+    transformation = ctld_optax.ctld(2.0, 1.0, 0.0, key=key, tempering=None)
+    params = jnp.zeros(size)
+
+    def step(state, _):
+        updates, state = transformation.update(params, state, params)
+        return state, 0.5 * updates
+
+    return np.asarray(jax.jit(lambda s: jax.lax.scan(step, s, None, num_steps)[1])(transformation.init(params)), np.float64)
+
+
+def test_no_correlation_across_consecutive_steps():
+    steps = noise_of_steps(0, 6, SIZE // 4)
+    bound = 5.0 / np.sqrt(SIZE // 4)
+    for t in range(1, 6):
+        for earlier in range(t):
+            assert abs(correlation(steps[t], steps[earlier])) < bound
+            assert abs(correlation(steps[t] ** 2 - 1, steps[earlier] ** 2 - 1)) < bound
+            assert abs(correlation(steps[t][1:], steps[earlier][:-1])) < bound
+
+
+def test_one_parameter_over_many_steps_is_white_and_normal():
+    eps = noise_of_steps(1, 40_000, 2)
+    for series in eps.T:
+        assert scipy.stats.kstest(series, "norm").pvalue > 1e-6
+        for lag in (1, 2, 3, 10):
+            assert abs(correlation(series[lag:], series[:-lag])) < 5.0 / np.sqrt(40_000 - lag)
+    assert abs(correlation(*eps.T)) < 5.0 / np.sqrt(40_000)
+
+
+def test_moments_of_a_draw():
+    eps = vector(3, 2**22)
+    # Standard errors of the sample moments of n normals: sqrt(1/n), sqrt(2/n), sqrt(15/n), sqrt(96/n).
+    for power, expected, variance in ((1, 0.0, 1.0), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0)):
+        assert abs(np.mean(eps**power) - expected) < 5.0 * np.sqrt(variance / 2**22), power
+    assert scipy.stats.kstest(eps[: 2**18], "norm").pvalue > 1e-6
+
+
+def test_the_bounds_see_a_weak_generator():
+    """Negative control: the same counter without the mixing fails the bounds above by far."""
+    weak = np.asarray(gaussian(jnp.arange(SIZE, dtype=jnp.uint32) * jnp.uint32(2654435761)), np.float64)
+    assert max(abs(correlation(weak[:-lag], weak[lag:])) for lag in (1, 2, 3, 4, 8)) > 50.0 / np.sqrt(SIZE)
+
+
+# Shapes.
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (1, 1, 1), (5,), (2, 3, 4), (7, 1, 3)])
+def test_shapes(shape):
+    eps = normal(0, {"x": jnp.zeros(shape), "y": jnp.zeros(2)})
+    assert eps["x"].shape == shape
+    assert np.all(np.isfinite(eps["x"]))
+    assert np.unique(eps["x"]).size == np.asarray(eps["x"]).size
+
+
+def test_index_is_row_major():
+    seed = jnp.asarray([17, 4], jnp.uint32)
+    np.testing.assert_array_equal(random_words(seed, jnp.zeros((2, 3, 4))).ravel(), random_words(seed, jnp.zeros(24)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_noise_is_float32_whatever_the_parameters(dtype):
+    eps = normal(0, jnp.zeros(1000, dtype))
+    assert eps.dtype == jnp.float32
+    np.testing.assert_array_equal(eps, normal(0, jnp.zeros(1000)))
+    assert np.unique(eps).size == 1000  # bfloat16 would leave some hundred values
+
+
+def test_empty_tree_draws_nothing():
+    assert normal(0, {}) == {}
+
+
+def test_more_elements_than_words_are_refused():
+    with pytest.raises(ValueError, match=r"more than 2\^32 elements"):
+        jax.eval_shape(random_words, jnp.zeros(2, jnp.uint32), jax.ShapeDtypeStruct((2**17, 2**16), jnp.float32))
+
+
+def test_full_counter_is_allowed():
+    like = jax.ShapeDtypeStruct((2**16, 2**16), jnp.float32)
+    assert jax.eval_shape(random_words, jnp.zeros(2, jnp.uint32), like).shape == like.shape
+
+
+def test_replicas_are_independent():
+    like = jnp.zeros(SIZE // 16)
+    keys = jax.random.split(jax.random.key(0), 4)
+    eps = np.asarray(jax.jit(jax.vmap(lambda k: draw(k, like, gaussian)))(keys), np.float64)
+    for i in range(4):
+        np.testing.assert_array_equal(eps[i], draw(keys[i], like, gaussian))
+        for j in range(i):
+            assert abs(correlation(eps[i], eps[j])) < 5.0 / np.sqrt(SIZE // 16)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_any_key_implementation_will_do(impl):
+    eps = np.asarray(draw(jax.random.key(0, impl=impl), jnp.zeros(10_000), gaussian))
+    assert scipy.stats.kstest(eps, "norm").pvalue > 1e-6
+
+
+def test_unknown_source_is_refused():
+    with pytest.raises(ValueError, match=r"noise must be one of 'gaussian'.*, got 'cauchy'"):
+        _noise.check_source("cauchy")

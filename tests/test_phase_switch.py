@@ -1,0 +1,476 @@
+"""Two phases, one transformation: the switch, the hand-over, and the shared momentum."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import ctld_optax
+from ctld_optax._phase_switch import _heavy_ball_decay, hand_over_momentum
+from tests.helpers import assert_finite, assert_identical, plain, run, signature, stepper
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Two leaves: what is shown here does not depend on how many there are, the time to compile does."""
+    return {"x": jnp.linspace(-1.0, 2.0, 5), "y": jnp.asarray(0.7, jnp.float32)}
+
+
+@pytest.fixture(scope="module")
+def loss():
+    return lambda p: jnp.sum(jnp.square(p["x"] ** 2 - p["y"])) + jnp.square(p["y"])
+
+
+def build_sampler(**changes):
+    return ctld_optax.ctld(**({"learning_rate": 0.01, "temperature": 0.01, "key": 0} | changes))
+
+
+@pytest.fixture(scope="module")
+def sampled(params, loss):
+    """Parameters and the sampler's state after the sampling phase, without `phase_switch`."""
+    return run(build_sampler(), loss, params, STEPS)
+
+
+def is_shared(state):
+    return isinstance(state.sampler.momentum, optax.MaskedNode)
+
+
+OPTIMIZERS = {
+    "sgd": (lambda: optax.sgd(0.02, momentum=0.8), True),
+    "sgd, same figures": (lambda: optax.sgd(0.01, momentum=0.9), True),
+    "sgd, schedule": (lambda: optax.sgd(optax.linear_schedule(0.05, 0.001, 10), momentum=0.8), True),
+    "sgd, decay 0": (lambda: optax.sgd(0.02, momentum=0.0), True),
+    "nesterov": (lambda: optax.sgd(0.02, momentum=0.8, nesterov=True), False),
+    "without momentum": (lambda: optax.sgd(0.02), False),
+    "adam": (lambda: optax.adam(0.01), False),
+    "clipped": (lambda: optax.chain(optax.clip(0.1), optax.sgd(0.02, momentum=0.8)), False),
+    "clipped after the trace": (lambda: optax.chain(optax.trace(0.8), optax.clip(0.1), optax.scale(-0.02)), True),
+    "decayed after the trace": (
+        lambda: optax.chain(optax.trace(0.8), optax.add_decayed_weights(0.1), optax.scale(-0.02)),
+        True,
+    ),
+    "injected": (lambda: optax.inject_hyperparams(optax.sgd)(learning_rate=0.02, momentum=0.8), False),
+}
+
+
+def optimize_by_hand(optimizer, loss, sampled, num_steps, handover=hand_over_momentum):
+    """The second phase from the end of the first, without `phase_switch`: (parameters, state) after each step."""
+    params, sampler_state = sampled
+    state = handover(optimizer.init(params), sampler_state)
+    step = stepper(optax.with_extra_args_support(optimizer), loss)
+    history = []
+    for _ in range(num_steps):
+        params, state = step(params, state)
+        history.append((params, state))
+    return history
+
+
+def assert_close(first, second):
+    # The same arithmetic in two compiled programs: float32 rounding, over 14 steps.
+    for a, b in zip(jax.tree.leaves(plain(first)), jax.tree.leaves(plain(second)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("path", ["default", "two states"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_equals_the_two_phases_by_hand(name, path, loss, params, sampled):
+    build, shares = OPTIMIZERS[name]
+    if path == "two states" and not shares:
+        pytest.skip("the default is that path")
+    handover = None if path == "default" else hand_over_momentum
+    switched = ctld_optax.phase_switch(build_sampler(), build(), STEPS, handover=handover)
+    state = switched.init(params)
+    assert is_shared(state) == (shares and path == "default")
+    before = signature(state)
+    traces = 0
+
+    @jax.jit
+    def step(params, state):
+        nonlocal traces
+        traces += 1
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = switched.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(STEPS):
+        params, state = step(params, state)
+    assert_close(params, sampled[0])
+    assert_close(state.sampler._replace(momentum=()), sampled[1]._replace(momentum=()))
+    assert_close(state.optimizer[0].trace if is_shared(state) else state.sampler.momentum, sampled[1].momentum)
+    at_the_switch = state.sampler
+
+    for number, (expected, optimizer_state) in enumerate(optimize_by_hand(build(), loss, sampled, 8), STEPS + 1):
+        params, state = step(params, state)
+        assert_close(params, expected)
+        assert_close(state.optimizer, optimizer_state)
+        assert state.count == number
+    assert_identical(state.sampler, at_the_switch)  # it stands still
+    assert signature(state) == before
+    assert traces == 1
+
+
+@pytest.mark.parametrize("handover", [None, hand_over_momentum], ids=["shared momentum", "two states"])
+@pytest.mark.parametrize("sampling_steps", [0, 1, 5])
+def test_switch_is_at_that_step_exactly(sampling_steps, handover, params):
+    # The sampler moves at all, the optimizer (learning rate 0, after the trace) does not.
+    sampler = ctld_optax.ctld(0.1, 1.0, 0.9, key=0)
+    switched = ctld_optax.phase_switch(sampler, optax.sgd(0.0, momentum=0.9), sampling_steps, handover=handover)
+    state = switched.init(params)
+    update = jax.jit(switched.update)
+    moved = []
+    for _ in range(8):
+        updates, state = update(params, state, params, value=jnp.float32(1.0))
+        moved.append(bool(jnp.any(updates["x"] != 0.0)))
+    assert moved == [t < sampling_steps for t in range(8)]
+    assert state.sampler.count == sampling_steps
+
+
+def test_first_update_after_the_switch_by_formula(loss, params, sampled):
+    """The else-branch of the paper: m = 0.8 m + grad, update = -0.02 m, from the momentum that the sampler left."""
+    momentum = jax.tree.map(lambda m, g: 0.8 * m + g, sampled[1].momentum, jax.grad(loss)(sampled[0]))
+    for handover in (None, hand_over_momentum):
+        switched = ctld_optax.phase_switch(build_sampler(), optax.sgd(0.02, momentum=0.8), STEPS, handover=handover)
+        after, _ = run(switched, loss, params, STEPS + 1)
+        assert_close(after, jax.tree.map(lambda p, m: p - 0.02 * m, sampled[0], momentum))
+
+
+@pytest.mark.parametrize("handover", [None, hand_over_momentum], ids=["shared momentum", "two states"])
+def test_schedule_of_the_optimizer_starts_at_the_switch(handover, params):
+    optimizer = optax.sgd(lambda count: 1.0 + count, momentum=0.0)
+    switched = ctld_optax.phase_switch(build_sampler(), optimizer, 3, handover=handover)
+    state, update = switched.init(params), jax.jit(switched.update)
+    steps = []
+    for _ in range(6):
+        updates, state = update(params, state, params, value=jnp.float32(1.0))
+        steps.append(-float(updates["y"] / params["y"]))
+    np.testing.assert_allclose(steps[3:], [1.0, 2.0, 3.0], rtol=1e-6)
+
+
+def test_schedule_of_the_sampler_is_read_at_its_own_step(loss, params):
+    sampler = build_sampler(learning_rate=optax.linear_schedule(0.001, 0.02, STEPS))
+    ours, _ = run(ctld_optax.phase_switch(sampler, optax.sgd(0.02, momentum=0.8), STEPS), loss, params, STEPS)
+    expected, _ = run(sampler, loss, params, STEPS)
+    assert_close(ours, expected)
+
+
+def test_adam_starts_fresh(loss, params):
+    switched = ctld_optax.phase_switch(build_sampler(), optax.adam(0.01), 2)
+    state, step = switched.init(params), stepper(switched, loss)
+    for _ in range(2):
+        params, state = step(params, state)
+    assert_identical(state.optimizer, optax.adam(0.01).init(params))
+    params, state = step(params, state)
+    assert state.optimizer[0].count == 1
+
+
+def test_handover_of_the_caller_replaces_the_rule(loss, params, sampled):
+    def handover(optimizer_state, sampler_state):
+        # Second moments too, or Adam divides by next to nothing and magnifies rounding.
+        moments = {"mu": sampler_state.momentum, "nu": jax.tree.map(lambda m: 1.0 + m**2, sampler_state.momentum)}
+        return (optimizer_state[0]._replace(**moments), *optimizer_state[1:])
+
+    switched = ctld_optax.phase_switch(build_sampler(), optax.adam(0.01), STEPS, handover=handover)
+    ours, state = run(switched, loss, params, STEPS + 4)
+    expected, optimizer_state = optimize_by_hand(optax.adam(0.01), loss, sampled, 4, handover)[-1]
+    assert_close((ours, state.optimizer), (expected, optimizer_state))
+    plainly, _ = optimize_by_hand(optax.adam(0.01), loss, sampled, 4)[-1]
+    assert np.max(np.abs(plainly["x"] - ours["x"])) > 1e-4  # the hand-over made a difference
+
+
+def test_wrong_handover_is_heard_of_at_init(params):
+    def handover(optimizer_state, sampler_state):
+        return optimizer_state._replace(mu=sampler_state.momentum)
+
+    with pytest.raises(AttributeError, match="_replace"):
+        ctld_optax.phase_switch(build_sampler(), optax.adam(0.01), 3, handover=handover).init(params)
+
+
+def test_both_paths_agree(loss, params):
+    optimizer = optax.sgd(optax.cosine_decay_schedule(0.02, 20), momentum=0.8)
+    shared, shared_state = run(ctld_optax.phase_switch(build_sampler(), optimizer, 20), loss, params, 45)
+    two, two_state = run(ctld_optax.phase_switch(build_sampler(), optimizer, 20, handover=hand_over_momentum), loss, params, 45)
+    assert is_shared(shared_state)
+    assert not is_shared(two_state)
+    assert_close(shared, two)
+    assert_close(shared_state.optimizer, two_state.optimizer)
+    assert_close(shared_state.sampler._replace(momentum=()), two_state.sampler._replace(momentum=()))
+
+
+@pytest.mark.usefixtures("x64")
+def test_both_paths_agree_in_float64():
+    def loss(params):
+        return jnp.sum(jnp.square(params["x"] ** 2 - 1.0))
+
+    params = {"x": jnp.linspace(-1.0, 1.0, 7)}
+    sampler = ctld_optax.ctld(0.01, 0.1, key=0, coupling="hamiltonian")
+    optimizer = optax.sgd(0.003, momentum=1.0 - 1.0 / 7.0)
+    shared, _ = run(ctld_optax.phase_switch(sampler, optimizer, 20), loss, params, 60)
+    two, _ = run(ctld_optax.phase_switch(sampler, optimizer, 20, handover=hand_over_momentum), loss, params, 60)
+    np.testing.assert_allclose(shared["x"], two["x"], rtol=1e-12)
+
+
+# Recognising heavy-ball SGD.
+
+
+def written_out():
+    trace = optax.trace(0.9)
+
+    def update(updates, state, params=None):
+        updates, state = trace.update(updates, state[0], params)
+        return optax.tree.scale(-0.1, updates), (state, ())
+
+    return optax.GradientTransformation(lambda params: (trace.init(params), ()), update)
+
+
+def not_quite(change):
+    """A trace in the first place whose step is not the heavy ball's."""
+    trace = optax.trace(0.9)
+
+    def update(updates, state, params=None):
+        updates, state = change(trace, updates, state[0], params)
+        return optax.tree.scale(-0.1, updates), (state,)
+
+    return optax.GradientTransformation(lambda params: (trace.init(params),), update)
+
+
+HEAVY_BALLS = {
+    "sgd": (lambda: optax.sgd(0.1, momentum=0.9), 0.9),
+    "sgd, schedule": (lambda: optax.sgd(optax.linear_schedule(0.1, 0.0, 5), momentum=0.95), 0.95),
+    "sgd, a third": (lambda: optax.sgd(0.1, momentum=1.0 / 3.0), 1.0 / 3.0),
+    "sgd, zero": (lambda: optax.sgd(0.1, momentum=0.0), 0.0),
+    "sgd, zero learning rate": (lambda: optax.sgd(0.0, momentum=0.9), 0.9),
+    "written out": (written_out, 0.9),
+    "trace, clip": (lambda: optax.chain(optax.trace(0.9), optax.clip(1.0)), 0.9),
+    "trace, plateau": (lambda: optax.chain(optax.trace(0.9), optax.contrib.reduce_on_plateau()), 0.9),
+}
+OTHERS = {
+    "nesterov": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "no momentum": lambda: optax.sgd(0.1),
+    "bare trace": lambda: optax.trace(0.9),
+    "ema": lambda: optax.chain(optax.ema(0.9), optax.scale(-0.1)),
+    "adam": lambda: optax.adam(0.1),
+    "rmsprop": lambda: optax.rmsprop(0.1, momentum=0.9),
+    "lion": lambda: optax.lion(0.1),
+    "clip": lambda: optax.chain(optax.clip(1.0), optax.trace(0.9), optax.scale(-0.1)),
+    "clip, nested": lambda: optax.chain(optax.clip(1.0), optax.sgd(0.1, momentum=0.9)),
+    "nested": lambda: optax.chain(optax.sgd(0.1, momentum=0.9), optax.clip(1.0)),
+    "clip by norm": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.trace(0.9)),
+    "weight decay first": lambda: optax.chain(optax.add_decayed_weights(0.1), optax.trace(0.9)),
+    "two traces": lambda: optax.chain(optax.trace(0.9), optax.trace(0.5)),
+    "trace, adam": lambda: optax.chain(optax.trace(0.9), optax.scale_by_adam()),
+    "masked": lambda: optax.masked(optax.sgd(0.1, momentum=0.9), mask=True),
+    "injected": lambda: optax.inject_hyperparams(optax.sgd)(learning_rate=0.1, momentum=0.9),
+    "multi steps": lambda: optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 2),
+    "if finite": lambda: optax.apply_if_finite(optax.sgd(0.1, momentum=0.9), 3),
+    "partition": lambda: optax.partition({"a": optax.sgd(0.1, momentum=0.9)}, lambda p: jax.tree.map(lambda _: "a", p)),
+    "bfloat16 trace": lambda: optax.sgd(0.1, momentum=0.9, accumulator_dtype=jnp.bfloat16),
+    "clipped inside": lambda: not_quite(lambda t, g, s, p: t.update(jax.tree.map(lambda x: jnp.clip(x, -1e9, 1e9), g), s, p)),
+    "normalised inside": lambda: not_quite(
+        lambda t, g, s, p: t.update(optax.normalize_by_update_norm().update(g, ())[0], s, p)
+    ),
+    "damped inside": lambda: not_quite(lambda t, g, s, p: t.update(optax.tree.scale(0.1, g), s, p)),
+    "sign of the gradient": lambda: not_quite(lambda t, g, s, p: t.update(jax.tree.map(jnp.sign, g), s, p)),
+    "update of the gradient": lambda: not_quite(lambda t, g, s, p: (g, t.update(g, s, p)[1])),
+    "decay of the parameters": lambda: not_quite(
+        lambda t, g, s, p: t.update(jax.tree.map(lambda x, w: x + 1e-4 * w, g, p), s, p)
+    ),
+    "positive traces only": lambda: not_quite(
+        lambda t, g, s, p: t.update(g, jax.tree.map(lambda x: jnp.where(x > 0, x, 0.0), s), p)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEAVY_BALLS)
+def test_heavy_ball_is_recognised(name):
+    build, decay = HEAVY_BALLS[name]
+    assert _heavy_ball_decay(optax.with_extra_args_support(build())) == decay
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_optimizers_are_not_taken_for_heavy_ball(name):
+    optimizer = OTHERS[name]()
+    optimizer = optimizer.gradient_transformation() if isinstance(optimizer, optax.MultiSteps) else optimizer
+    assert _heavy_ball_decay(optax.with_extra_args_support(optimizer)) is None
+
+
+def test_recognition_is_silent_and_leaves_x64_alone():
+    _heavy_ball_decay(optax.sgd(0.1, momentum=0.9))
+    assert jnp.ones(()).dtype == jnp.float32
+
+
+# The default hand-over.
+
+
+def test_masked_leaves_keep_their_nodes(loss, params):
+    mask = {"x": True, "y": False}
+    optimizer = optax.masked(optax.sgd(0.02, momentum=0.8), mask)
+    _, state = run(ctld_optax.phase_switch(build_sampler(), optimizer, 3), loss, params, 3)
+    filled = hand_over_momentum(state.optimizer, state.sampler).inner_state[0].trace
+    np.testing.assert_array_equal(filled["x"], state.sampler.momentum["x"])
+    assert isinstance(filled["y"], optax.MaskedNode)
+
+
+def test_handover_casts_to_the_dtype_of_the_trace(loss, params):
+    optimizer = optax.sgd(0.02, momentum=0.8, accumulator_dtype=jnp.bfloat16)
+    _, state = run(ctld_optax.phase_switch(build_sampler(), optimizer, 3), loss, params, 5)
+    assert state.optimizer[0].trace["x"].dtype == jnp.bfloat16
+    assert state.sampler.momentum["x"].dtype == jnp.float32
+
+
+def test_a_parameter_called_momentum_is_no_momentum():
+    params = {"momentum": jnp.ones(3), "x": jnp.ones(2)}
+    optimizer = optax.sgd(0.02, momentum=0.8, nesterov=True)
+
+    def loss(p):
+        return jnp.sum(p["momentum"] ** 2) + jnp.sum(p["x"] ** 2)
+
+    _, sampler_state = run(build_sampler(), loss, params, 3)
+    filled = hand_over_momentum(optimizer.init(params), sampler_state)
+    assert_identical(filled[0].trace, sampler_state.momentum)
+
+
+def test_injected_hyperparameters_hand_over_the_momentum(loss, params):
+    sampler = optax.inject_hyperparams(ctld_optax.ctld)(learning_rate=0.01, temperature=0.01, momentum=0.9, key=0)
+    _, state = run(ctld_optax.phase_switch(sampler, optax.sgd(0.0, momentum=1.0), 3), loss, params, 3)
+    filled = hand_over_momentum(state.optimizer, state.sampler)
+    assert_identical(filled[0].trace, state.sampler.inner_state.momentum)
+
+
+def test_sampler_in_a_chain_hands_over_its_momentum(loss, params):
+    sampler, optimizer = optax.chain(optax.clip(0.5), build_sampler()), optax.sgd(0.02, momentum=0.8)
+    ours, _ = run(ctld_optax.phase_switch(sampler, optimizer, STEPS), loss, params, STEPS + 5)
+    expected, _ = optimize_by_hand(optimizer, loss, run(sampler, loss, params, STEPS), 5)[-1]
+    assert_close(ours, expected)
+
+
+@pytest.mark.parametrize(("sampler", "count"), [(optax.sgd(0.1), 0), (None, 2)])
+def test_no_or_two_momenta_are_refused_with_the_way_out(sampler, count, params):
+    sampler = optax.chain(build_sampler(), build_sampler()) if sampler is None else sampler
+    message = rf"looks for one `momentum` in the sampler's state and found {count} .*Pass handover="
+    with pytest.raises(ValueError, match=message):
+        ctld_optax.phase_switch(sampler, optax.sgd(0.1, momentum=0.9), 3).init(params)
+
+
+# State, arguments, tracing.
+
+
+@pytest.mark.parametrize("name", ["sgd, schedule", "nesterov", "adam"])
+def test_bfloat16_parameters_in_both_phases(name, loss, params):
+    params = optax.tree.cast(params, jnp.bfloat16)
+    switched = ctld_optax.phase_switch(build_sampler(), OPTIMIZERS[name][0](), 2)
+    before = signature(switched.init(params))
+    params, state = run(switched, loss, params, 5)
+    assert signature(state) == before
+    assert params["x"].dtype == jnp.bfloat16
+    assert_finite((params, state))
+
+
+@pytest.mark.parametrize("handover", [None, hand_over_momentum], ids=["shared momentum", "two states"])
+def test_runs_in_scan_vmap_and_with_donation(handover, loss, params):
+    switched = ctld_optax.phase_switch(build_sampler(), optax.sgd(0.02, momentum=0.8), 4, handover=handover)
+    step = stepper(switched, loss)
+    expected, expected_state = run(switched, loss, params, 9)
+
+    scanned, scanned_state = jax.jit(lambda c: jax.lax.scan(lambda c, _: (step(*c), None), c, None, 9)[0])(
+        (params, switched.init(params))
+    )
+    assert_close((scanned, scanned_state), (expected, expected_state))
+
+    batched = jax.vmap(step)(*jax.tree.map(lambda x: jnp.stack([x, x]), (params, switched.init(params))))
+    assert_close(jax.tree.map(lambda x: x[1], batched), step(params, switched.init(params)))
+
+    donating = jax.jit(step, donate_argnums=(0, 1))
+    copy, state = jax.tree.map(jnp.copy, params), switched.init(params)
+    for _ in range(9):
+        copy, state = donating(copy, state)
+    assert_close((copy, state), (expected, expected_state))
+
+
+@pytest.mark.parametrize("handover", [None, hand_over_momentum], ids=["shared momentum", "two states"])
+def test_extra_arguments_reach_both_phases(handover, params):
+    seen = {"sampler": [], "optimizer": []}
+
+    def spy(name, inner):
+        inner = optax.with_extra_args_support(inner)
+
+        def update(updates, state, params=None, **extra):
+            seen[name].append((sorted(extra), extra["value"] is not None, params is not None))
+            return inner.update(updates, state, params, **extra)
+
+        return optax.GradientTransformationExtraArgs(inner.init, update)
+
+    optimizer = optax.chain(optax.trace(0.9), spy("optimizer", optax.scale(-0.1)))
+    sampler = ctld_optax.ctld(0.01, 0.01, key=0)
+    if handover is not None:
+        sampler = spy("sampler", sampler)
+    switched = ctld_optax.phase_switch(sampler, optimizer, 2, handover=handover)
+    assert is_shared(switched.init(params)) == (handover is None)
+    seen["optimizer"].clear()
+    jax.eval_shape(lambda p: switched.update(p, switched.init(p), p, value=1.0, colour="red"), params)
+    assert seen["optimizer"]
+    for calls in seen.values():
+        assert all(call == (["colour", "value"], True, True) for call in calls)
+    assert bool(seen["sampler"]) == (handover is not None)
+
+
+def test_reduce_on_plateau_sees_the_value_after_the_switch_only(params):
+    optimizer = optax.chain(optax.trace(0.9), optax.contrib.reduce_on_plateau(factor=0.5, patience=2), optax.scale(-0.1))
+    for handover in (None, hand_over_momentum):
+        switched = ctld_optax.phase_switch(build_sampler(), optimizer, 10, handover=handover)
+        state = switched.init(params)
+        update = jax.jit(switched.update)
+        scales = []
+        for _ in range(16):
+            _, state = update(params, state, params, value=jnp.float32(1.0))
+            scales.append(float(state.optimizer[1].scale))
+        assert scales[:12] == [1.0] * 12
+        assert scales[-1] < 1.0
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1)], ids=["shared momentum", "two states"])
+def test_value_is_asked_for(optimizer, params):
+    switched = ctld_optax.phase_switch(build_sampler(), optimizer, 3)
+    with pytest.raises(TypeError, match="needs the loss at every step"):
+        switched.update(params, switched.init(params), params)
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1)], ids=["shared momentum", "two states"])
+def test_constant_temperature_needs_no_value(optimizer, loss, params):
+    switched = ctld_optax.phase_switch(build_sampler(tempering=None), optimizer, 3)
+    state, update = switched.init(params), jax.jit(switched.update)
+    for _ in range(5):
+        _, state = update(jax.grad(loss)(params), state, params)
+    assert_finite(state)
+    assert state.sampler.count == 3
+
+
+@pytest.mark.parametrize(
+    ("steps", "error", "message"),
+    [
+        (-1, ValueError, r"sampling_steps must be >= 0, got -1"),
+        (3.0, TypeError, r"sampling_steps must be a Python integer .*got 3.0"),
+        (True, TypeError, r"sampling_steps must be a Python integer .*got True"),
+        (None, TypeError, r"sampling_steps must be a Python integer"),
+        ("10", TypeError, r"sampling_steps must be a Python integer"),
+    ],
+)
+def test_refuses_a_wrong_number_of_steps(steps, error, message):
+    with pytest.raises(error, match=message):
+        ctld_optax.phase_switch(build_sampler(), optax.sgd(0.1, momentum=0.9), steps)
+
+
+def test_numpy_integers_are_integers(params):
+    assert ctld_optax.phase_switch(build_sampler(), optax.sgd(0.1, momentum=0.9), np.int64(3)).init(params).count == 0
+
+
+def test_empty_tree():
+    for optimizer in (optax.sgd(0.1, momentum=0.9), optax.adam(0.1)):
+        switched = ctld_optax.phase_switch(build_sampler(), optimizer, 2)
+        state, update = switched.init({}), jax.jit(switched.update)
+        for _ in range(4):
+            updates, state = update({}, state, {}, value=jnp.float32(1.0))
+            assert updates == {}
+        assert_finite(state)

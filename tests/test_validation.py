@@ -1,0 +1,158 @@
+"""Errors by their messages: what came, why it is wrong, what to write instead."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import ctld_optax
+
+BASE = {"learning_rate": 0.1, "temperature": 0.1, "momentum": 0.9, "key": 0}
+
+
+def build(**changes):
+    return ctld_optax.ctld(**(BASE | changes))
+
+
+def trace_update(transformation, value, params=None):
+    """Traces one update without compiling it."""
+    params = {"x": jnp.ones(3)} if params is None else params
+    return jax.eval_shape(lambda p, v: transformation.update(p, transformation.init(p), p, value=v), params, value)
+
+
+def test_missing_value_says_what_to_write():
+    transformation = build()
+    params = {"x": jnp.ones(3)}
+    with pytest.raises(TypeError) as caught:
+        transformation.update(params, transformation.init(params), params)
+    message = str(caught.value)
+    for recipe in (
+        "tx.update(grads, opt_state, params, value=loss)",
+        "state.tx.update(grads, state.opt_state, state.params, value=loss)",
+        "optimizer.update(model, grads, value=loss)",
+    ):
+        assert recipe in message
+
+
+@pytest.mark.parametrize("value", [jnp.ones(3), jnp.ones((1,)), jnp.zeros((2, 0))])
+def test_value_must_be_a_scalar(value):
+    with pytest.raises(ValueError, match=r"needs `value` to be a scalar .*got shape \(.*value=loss.mean\(\)"):
+        trace_update(build(), value)
+
+
+@pytest.mark.parametrize("value", [jnp.complex64(1.0), jnp.int32(1), jnp.asarray(True)])
+def test_value_must_be_real(value):
+    with pytest.raises(TypeError, match=r"needs `value` to be a real floating-point scalar, got dtype"):
+        trace_update(build(), value)
+
+
+@pytest.mark.parametrize("value", [1.0, np.float64(1.0), np.float32(1.0), jnp.bfloat16(1.0), jnp.float16(1.0)])
+def test_any_real_scalar_is_a_value(value):
+    _, state = trace_update(build(), value)
+    assert state.energy_mean.dtype == jnp.float32
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "interval"),
+    [
+        ("learning_rate", (0.0, -0.1, NAN, INF, np.float32(-1.0)), r"\(0, inf\)"),
+        ("temperature", (-0.1, NAN, INF, -INF, np.float64(-1.0), -1), r"\[0, inf\)"),
+        ("momentum", (-0.1, 1.0, 1.5, NAN), r"\[0, 1\)"),
+        ("alpha_step_size", (0.0, -0.02, NAN, INF), r"\(0, inf\)"),
+        ("alpha_momentum", (-0.1, 1.0, NAN), r"\[0, 1\)"),
+    ],
+)
+def test_hyperparameters_out_of_range(name, wrong, interval):
+    for value in wrong:
+        with pytest.raises(ValueError, match=rf"^{name} must be a finite number in {interval}, got "):
+            build(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "temperature", "momentum", "alpha_step_size", "alpha_momentum"])
+@pytest.mark.parametrize("wrong", [True, np.True_, "0.1", b"1", None, 0.1j, [0.1], (0.1,), {"lr": 0.1}])
+def test_hyperparameters_that_are_no_numbers(name, wrong):
+    with pytest.raises(TypeError, match=rf"^{name} must be a number, got "):
+        build(**{name: wrong})
+
+
+def test_edges_of_the_ranges_are_allowed():
+    build(temperature=0.0, momentum=0.0, alpha_momentum=0.0)
+    build(learning_rate=1, temperature=np.float32(2.0))
+    build(learning_rate=jnp.float32(0.1), temperature=optax.constant_schedule(0.1))
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("coupling", "'hamiltonian', 'standardized'"), ("confinement", "'reflect', 'force'"),
+                        ("initial_momentum", "'zeros', 'stationary'"), ("noise", "'gaussian'")]
+)  # fmt: skip
+def test_unknown_options_list_the_known_ones(name, known):
+    with pytest.raises(ValueError, match=rf"{name} must be one of {known}.*, got 'other'"):
+        build(**{name: "other"})
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64, bool])
+def test_momentum_dtype_must_be_real(dtype):
+    with pytest.raises(TypeError, match="momentum_dtype must be a real floating-point dtype"):
+        build(momentum_dtype=dtype)
+
+
+@pytest.mark.parametrize("leaf", [jnp.arange(3), jnp.zeros(2, jnp.complex64), jnp.asarray(True), np.arange(2)])
+def test_parameters_must_be_real(leaf):
+    with pytest.raises(TypeError, match=r"parameter \['a'\]\['b'\] must have a real floating-point dtype, got .*optax.masked"):
+        build().init({"a": {"b": leaf}, "c": jnp.ones(2)})
+
+
+@pytest.mark.parametrize("params", [[1.0, 2.0], {"x": 1.0}, 3.0, {"x": "text"}])
+def test_parameters_must_be_arrays(params):
+    with pytest.raises(TypeError, match=r"must be a jax array, got (float|str) .*Write jnp.asarray"):
+        build().init(params)
+
+
+def test_numpy_parameters_are_fine_and_count_as_float32_without_x64():
+    state = build().init({"x": np.zeros(3), "y": np.zeros(2, np.float32)})
+    assert {m.dtype for m in jax.tree.leaves(state.momentum)} == {jnp.dtype("float32")}
+    assert state.alpha.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "key", [1.5, "0", None, True, jnp.ones(2), jnp.zeros((3, 2), jnp.uint32), jnp.zeros(2, jnp.int32), [0, 1]]
+)
+def test_key_of_the_wrong_kind(key):
+    with pytest.raises(TypeError, match=r"key must be an int or a jax.random.key, got"):
+        build(key=key)
+
+
+def test_batch_of_keys_shows_vmap():
+    with pytest.raises(
+        ValueError, match=r"key must be one key, got an array of keys of shape \(3,\).*jax.vmap\(lambda key: ctld"
+    ):
+        build(key=jax.random.split(jax.random.key(0), 3))
+
+
+def test_keys_of_all_kinds_mean_the_same():
+    params = {"x": jnp.ones(2)}
+    first = build(key=7).init(params)
+    for key in (np.int64(7), jax.random.key(7), jax.random.PRNGKey(7), np.asarray(jax.random.PRNGKey(7)), jnp.int32(7)):
+        other = build(key=key).init(params)
+        assert jnp.all(jax.random.key_data(other.key) == jax.random.key_data(first.key))
+        assert other.r_alpha == first.r_alpha
+    assert build(key=-1).init(params).r_alpha != first.r_alpha
+
+
+def test_key_keeps_its_implementation():
+    state = build(key=jax.random.key(0, impl="rbg")).init({"x": jnp.ones(2)})
+    assert jax.random.key_impl(state.key) == "rbg"
+
+
+def test_traced_hyperparameters_pass():
+    def init(learning_rate, temperature, momentum, alpha_step_size):
+        transformation = build(
+            learning_rate=learning_rate, temperature=temperature, momentum=momentum, alpha_step_size=alpha_step_size
+        )
+        return transformation.init(jnp.ones(2))
+
+    assert jax.eval_shape(init, 0.1, 0.1, 0.9, 0.02).alpha.shape == ()
