@@ -57,6 +57,7 @@ class Hamiltonian:
 
     def sensitivity(self, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
         """How much the coupled energy changes with the energy."""
+        del statistics
         return 1.0 / temperature
 
 
@@ -94,6 +95,7 @@ class Standardized:
 
     def sensitivity(self, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
         """How much the coupled energy changes with the energy, where it is not clipped."""
+        del temperature
         tiny = jnp.finfo(statistics.var.dtype).tiny
         return jax.lax.rsqrt(jnp.maximum(statistics.var, tiny))
 
