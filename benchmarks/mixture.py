@@ -174,7 +174,7 @@ def contour_sgld(target: Target, knobs: jax.Array, key: jax.Array, steps: int) -
     def weight(state: Any) -> jax.Array:
         return state.energy_pdf[state.energy_idx] ** knobs[1]
 
-    return walk(lambda k, s: kernel.step(k, s, 0, knobs[0] / target.curvature, 1e-2), weight, state, key, steps)
+    return walk(lambda k, s: kernel.step(k, s, 0, knobs[0] / target.curvature, 1e-3), weight, state, key, steps)
 
 
 def product(*knobs: Sequence[float]) -> np.ndarray:
