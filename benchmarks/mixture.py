@@ -174,18 +174,18 @@ def contour_sgld(target: Target, knobs: jax.Array, key: jax.Array, steps: int) -
     def weight(state: Any) -> jax.Array:
         return state.energy_pdf[state.energy_idx] ** knobs[1]
 
-    return walk(lambda k, s: kernel.step(k, s, 0, knobs[0] / target.curvature, 1e-2), weight, state, key, steps)
+    return walk(lambda k, s: kernel.step(k, s, 0, knobs[0] / target.curvature, 1e-3), weight, state, key, steps)
 
 
 def product(*knobs: Sequence[float]) -> np.ndarray:
     return np.stack(np.meshgrid(*knobs), -1).reshape(-1, len(knobs))
 
 
-# A sampler and the six settings it may choose from; the first is a learning rate in units of 1/curvature.
+# A sampler and the six settings it may choose from, the first of equals; the first is a learning rate in units of 1/curvature.
 SAMPLERS: dict[str, tuple[Chain, np.ndarray]] = {
     "CTLD, recommended": (functools.partial(ctld, recommended=True), product([0.1, 0.25], [0.85, 0.93, 0.96])),
     "CTLD, default": (functools.partial(ctld, recommended=False), product([0.1, 0.25], [0.02, 0.005, 0.002])),
-    "SGHMC": (sghmc, product([0.01, 0.03, 0.1], [0.01, 0.1])),
+    "SGHMC": (sghmc, product([0.3, 0.1, 0.03], [0.01, 0.1])),
     "SGLD": (sgld, product([0.03, 0.06, 0.1, 0.2, 0.3, 0.5])),
     "contour SGLD": (contour_sgld, product([0.03, 0.1, 0.3], [0.5, 1.0])),
 }

@@ -86,9 +86,8 @@ class RunningNoise:
     do. Costs two buffers like the parameters.
 
     Correlations between parameters are not compensated: it is exact where the noise is diagonal. Measured on logistic
-    regression
-    (breast cancer data, 11 parameters, minibatches of 128, coordinates with diagonal noise): posterior variances
-    25 % too large without, within 5 % of NUTS with it.
+    regression (breast cancer data, 11 parameters, minibatches of 128, coordinates with diagonal noise): posterior
+    variances 25 % too large without, within 5 % of NUTS with it.
 
     Args:
       decay: in (0, 1); 0.999 remembers about 1,000 steps.

@@ -77,7 +77,7 @@ def broken(transformation, kernel_class=None, **parts):
     def update(grads, state, params=None, *, value=None):
         accelerated = kernel.accelerate(grads, state.momentum, kernel.momentum)
         new_state = kernel.thermalize(state._replace(momentum=accelerated), value, grads)
-        return kernel.displacement(state.count, new_state.momentum, grads), new_state
+        return kernel.displacement(state.count, new_state.momentum, grads, params, state.key), new_state
 
     wrong = type(transformation)(kernel.init, update)
     wrong.kernel = kernel

@@ -93,7 +93,7 @@ class Still(Metadynamics):
     def shape(self, alpha):
         return 0.7 * jnp.cos(2.3 * alpha) + 0.4 * alpha
 
-    def deposit(self, bias, alpha, limit, *, mirrored, force=None, weight=1.0):
+    def deposit(self, bias, alpha, limit, *, mirrored, **options):
         return bias
 
 
@@ -109,7 +109,9 @@ class StillPerBin(Still):
         return super().gradient(bias, alpha, limit) * (2.0 * limit / self.num_bins)
 
 
-@pytest.mark.parametrize(("bias", "is_right"), [(Still(), True), (StillFlipped(), False), (StillPerBin(), False)])
+@pytest.mark.parametrize(
+    ("bias", "is_right"), [(Still(), True), (StillFlipped(), False), pytest.param(StillPerBin(), False, marks=pytest.mark.slow)]
+)
 def test_a_bias_that_stands_still_shifts_the_law_by_its_boltzmann_factor(bias, is_right):
     draws, _ = run(langevin(bias=bias), 2, steps=20_000, thin=20)
     truth = share_of_bins(lambda alpha: np.asarray(bias.shape(alpha)), 2)
@@ -155,8 +157,8 @@ class FlippedHills(Metadynamics):
 
 @dataclasses.dataclass(frozen=True)
 class HillsElsewhere(Metadynamics):
-    def deposit(self, bias, alpha, limit, **rest):
-        return super().deposit(bias, 0.5 * alpha, limit, **rest)
+    def deposit(self, bias, alpha, limit, *, mirrored, **options):
+        return super().deposit(bias, 0.5 * alpha, limit, mirrored=mirrored, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,8 +171,8 @@ class FlippedForce(AdaptiveBiasingForce):
 class EvenForce(AdaptiveBiasingForce):
     """The force of alpha taken for that of -alpha too, without its change of sign."""
 
-    def deposit(self, bias, alpha, limit, **rest):
-        return super().deposit(bias, jnp.abs(alpha), limit, **rest)
+    def deposit(self, bias, alpha, limit, **options):
+        return super().deposit(bias, jnp.abs(alpha), limit, **options)
 
 
 @pytest.mark.slow
@@ -233,6 +235,7 @@ def free_alpha(**changes):
     return run(transformation, 1, steps=20_000, thin=4, seed=33)[0]
 
 
+@pytest.mark.slow
 def test_reflection_keeps_the_law_of_a_free_alpha():
     """Uniform between the walls, r_alpha ~ N(0, 2/(1+mu_alpha)), and velocities that are mirrored: no drift along a wall."""
     draws = free_alpha(alpha_momentum=0.97)
@@ -243,6 +246,7 @@ def test_reflection_keeps_the_law_of_a_free_alpha():
     assert deviation(draws.r_alpha * np.sign(draws.alpha), 0.0, weights=at_wall, slack=0.1) < SIGMAS
 
 
+@pytest.mark.slow
 def test_the_force_wall_holds_alpha():
     """Eq. 11: beyond the wall a constant force towards zero, on both sides alike."""
     draws = free_alpha(confinement="force", alpha_momentum=0.5)

@@ -123,7 +123,7 @@ class RootOfBeta(LangevinKernel):
 
 
 class FrozenPosition(LangevinKernel):
-    def displacement(self, count, momentum, like):
+    def displacement(self, count, momentum, like, *rest):
         return jnp.zeros_like(like)
 
 

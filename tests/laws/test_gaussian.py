@@ -64,6 +64,7 @@ def test_second_moments_and_autocorrelation_are_those_of_the_discrete_recursion(
     assert max(found.values()) < SIGMAS, found
 
 
+@pytest.mark.slow
 def test_the_check_can_tell_the_discrete_law_from_that_of_the_differential_equation():
     draws, _ = simulate(langevin(), loss, jnp.zeros(2), steps=12_000, chains=64, seed=11)
     curvature, directions = np.linalg.eigh(HESSIAN)
@@ -76,13 +77,13 @@ def test_the_check_can_tell_the_discrete_law_from_that_of_the_differential_equat
 
 
 class Frozen(LangevinKernel):
-    def displacement(self, count, momentum, like):
+    def displacement(self, count, momentum, like, *rest):
         return jax.tree.map(jnp.zeros_like, like)
 
 
 class HalfStep(LangevinKernel):
-    def displacement(self, count, momentum, like):
-        return jax.tree.map(lambda update: 0.5 * update, super().displacement(count, momentum, like))
+    def displacement(self, count, momentum, like, *rest):
+        return jax.tree.map(lambda update: 0.5 * update, super().displacement(count, momentum, like, *rest))
 
 
 class AveragedGradients(LangevinKernel):

@@ -66,6 +66,7 @@ def test_compensated_law_is_that_of_full_batches(noise):
     assert worst(langevin(noise)) < SIGMAS
 
 
+@pytest.mark.slow
 def test_estimated_noise_compensates_up_to_the_motion_of_the_gradient():
     """Sigma comes out too large by 1 + lr U'' and (lr U'')^2 / (2 (1 - mu^2)) of the whole: so much colder is the law."""
     stiffness = LEARNING_RATE * CURVATURE
@@ -73,7 +74,16 @@ def test_estimated_noise_compensates_up_to_the_motion_of_the_gradient():
     assert worst(langevin(ctld_optax.RunningNoise()), TEMPERATURE * (1.0 - excess)) < SIGMAS
 
 
-@pytest.mark.parametrize("noise", [None, float(SIGMA[0]), jnp.asarray(np.sqrt(SIGMA), jnp.float32), 2.0 * SIGMA], ids=str)
+@pytest.mark.parametrize(
+    "noise",
+    [
+        None,
+        pytest.param(float(SIGMA[0]), marks=pytest.mark.slow),
+        pytest.param(np.sqrt(SIGMA), marks=pytest.mark.slow),
+        pytest.param(2.0 * SIGMA, marks=pytest.mark.slow),
+    ],
+    ids=["none", "of one parameter", "root", "twice"],
+)
 def test_uncompensated_and_wrongly_compensated_laws_are_others(noise):
     assert worst(langevin(noise)) > SIGMAS
 
@@ -172,6 +182,7 @@ class SlopeWithoutSquare(LangevinKernel):
         )
 
 
+@pytest.mark.slow
 def test_energy_noise_is_taken_off_the_noise_of_r_alpha():
     target = 2.0 / (1.0 + ALPHA_MOMENTUM)
     known = ctld_optax.KnownNoise(0.0, value=VALUE_SIGMA**2)
