@@ -277,8 +277,9 @@ def ctld(
       momentum_dtype: dtype of the momentum. None: that of each parameter, but at least float32, since in bfloat16 a sum
         of small gradients stands still.
       param_specs: needed inside `jax.shard_map` if that cuts the parameters, and there only: the `PartitionSpec` of each
-        parameter, as a pytree prefix, the same as in `in_specs`. It makes the noise that of the whole array and sums the kinetic energy over the
-        named axes. `grads` are then the caller's blocks, `value` the loss of the whole, equal on all shards. Under plain `jit` JAX does all this by itself.
+        parameter, as a pytree prefix, the same as in `in_specs`. It makes the noise that of the whole array and sums the
+        kinetic energy over the named axes. `grads` are then the caller's blocks, `value` the loss of the whole, equal on all
+        shards. Under plain `jit` JAX does all this by itself.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)`

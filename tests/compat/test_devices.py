@@ -22,7 +22,9 @@ def start(*arguments):
     environment = {name: text for name, text in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.compat.devices", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(  # noqa: S603 - this folder's own program
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(process):
@@ -38,8 +40,9 @@ def report(tmp_path_factory):
 
 
 def test_trajectory_does_not_depend_on_the_number_of_shards(report):
-    # 1, 2, 4, 8 devices, Auto and Explicit meshes and shard_map, against jit on one device. The sum over all parameters is taken in another
-    # order: alpha and parameters differ by 1 unit in the last place of 1.0 (measured 6e-8 and 4e-8 after 60 steps).
+    # 1, 2, 4, 8 devices, Auto and Explicit meshes and shard_map, against jit on one device. The sum over all parameters is
+    # taken in another order: alpha and parameters differ by 1 unit in the last place of 1.0 (measured 6e-8 and 4e-8 after 60
+    # steps).
     assert {(run["way"], run["count"]) for run in report["runs"]} >= {
         *(("auto", count) for count in (1, 2, 4, 8)),
         *(("shard_map", count) for count in (1, 2, 4, 8)),
