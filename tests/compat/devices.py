@@ -305,6 +305,7 @@ def main(args: argparse.Namespace) -> None:
         report = {
             "data parallel": compare_data_parallel(),
             "walkers": walkers_on_a_mesh(),
+            "checkpoints": sharded_checkpoints(),
             "runs": compare(),
             "control": control(),
             "alone": alone(4),
