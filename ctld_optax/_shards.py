@@ -29,7 +29,8 @@ def spec_leaves(specs: Any, tree: Any) -> list[Any]:
 
 def block(shape: tuple[int, ...], spec: Any) -> Block:
     """Where the caller's block of the given shape stands. Raises `NameError` for an axis that is not in scope."""
-    whole, offset = list(shape), [0] * len(shape)
+    whole = list(shape)
+    offset: list[Any] = [0] * len(shape)
     for dimension, names in enumerate(() if spec is None else spec):
         if names:
             whole[dimension] = shape[dimension] * jax.lax.axis_size(names)

@@ -46,7 +46,8 @@ def state_to_arrays(state: Any) -> dict[str, np.ndarray]:
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
             raise TypeError(f"{name} must be an array or a number to be saved, got {type(leaf).__name__}.")
         description = _describe(leaf)
-        array = np.asarray(jax.random.key_data(leaf) if "key" in description else leaf)
+        data: Any = leaf
+        array = np.asarray(jax.random.key_data(data) if "key" in description else leaf)
         # Little-endian bits whatever the machine, so that a file can be read elsewhere.
         array = array.view(_bits(array.dtype)).reshape(array.shape) if _is_foreign(array.dtype) else array
         arrays[name] = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).reshape(array.shape)
