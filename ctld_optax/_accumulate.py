@@ -27,9 +27,8 @@ def accumulate(
     """Hands the mean gradient *and the mean `value`* of `every_k` micro-batches to `inner`, once.
 
     What `optax.MultiSteps` does, made right for a transformation that reads the loss and draws noise. `optax.MultiSteps`
-    hands over the `value` of the last micro-batch only (the energy that drives alpha is then not that of the
-    gradient), and calls
-    the inner update on every micro-batch and throws away all but the last (so the noise is paid for `every_k` times).
+    hands over the `value` of the last micro-batch only (the energy that drives alpha is then not that of the gradient), and
+    calls the inner update on every micro-batch and throws away all but the last (so the noise is paid for `every_k` times).
     Here the inner update stands in a branch that is taken once in `every_k` calls; the other calls return zeros.
 
     Args:
@@ -38,9 +37,8 @@ def accumulate(
       every_k: a Python integer >= 1, or a function of the number of updates made so far.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs` with state :class:`AccumulateState`. Extra arguments other than
-      `value` are handed on
-      as the last micro-batch gave them. A micro-batch that is not finite makes the mean so, and `inner` sees that.
+      An `optax.GradientTransformationExtraArgs` with state :class:`AccumulateState`. Extra arguments other than `value` are
+      handed on as the last micro-batch gave them. A micro-batch that is not finite makes the mean so, and `inner` sees that.
 
     Raises:
       TypeError, ValueError: if `every_k` is neither a function nor an integer >= 1, or `value` is not a real scalar.

@@ -1,8 +1,7 @@
 r"""Unbiased rounding of the update to parameters of less than 32 bits.
 
-`optax.apply_updates` rounds params + update to the nearest number of the parameters' dtype. bfloat16 has 8 significant
-bits: near 1
-its numbers are 1/128 apart, and every smaller step is lost (rounded to nothing) or doubled. Here the update is chosen at
+`optax.apply_updates` rounds params + update to the nearest number of the parameters' dtype. bfloat16 has 8 significant bits:
+near 1 its numbers are 1/128 apart, and a smaller step is lost (rounded to nothing) or enlarged. Here the update is chosen at
 random between two neighbours, u_a and u_b, whose *results* r = round(p + u) enclose the exact p + u:
 
 .. math:: P(u_b) = \frac{(p + u) - r_a}{r_b - r_a}, \qquad\text{so that}\quad E[\text{round}(p + u)] = p + u

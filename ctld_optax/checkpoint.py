@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,11 +46,12 @@ def state_to_arrays(state: Any) -> dict[str, np.ndarray]:
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
             raise TypeError(f"{name} must be an array or a number to be saved, got {type(leaf).__name__}.")
         description = _describe(leaf)
-        array = np.asarray(jax.random.key_data(cast("Any", leaf)) if "key" in description else leaf)
+        data: Any = leaf
+        array = np.asarray(jax.random.key_data(data) if "key" in description else leaf)
         # Little-endian bits whatever the machine, so that a file can be read elsewhere.
         array = array.view(_bits(array.dtype)).reshape(array.shape) if _is_foreign(array.dtype) else array
         arrays[name] = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).reshape(array.shape)
-        leaves[name] = description | {"sha256": _digest(name, arrays[name])}
+        leaves[name] = description | {"sha256": _digest(arrays[name])}
     body = json.dumps({"format": FORMAT, "version": VERSION, "leaves": leaves}, sort_keys=True)
     header = json.dumps({"body": body, "sha256": hashlib.sha256(body.encode()).hexdigest()})
     return {HEADER: np.frombuffer(header.encode(), np.uint8), **arrays}
@@ -84,7 +85,7 @@ def state_from_arrays(arrays: Mapping[str, Any], like: Any) -> Any:
         description = dict(described[name])
         saved_digest = description.pop("sha256", None)
         array = np.asarray(arrays[name])
-        if saved_digest != _digest(name, array):
+        if saved_digest != _digest(array):
             raise CheckpointError(f"{name} is damaged, or another array stands under its name: its checksum is wrong.")
         expected = _describe(leaf)
         if description != expected:
@@ -214,9 +215,9 @@ def _bits(dtype: np.dtype) -> np.dtype:
     return np.dtype(f"u{dtype.itemsize}")
 
 
-def _digest(name: str, array: np.ndarray) -> str:
-    """Over name, dtype, shape and bytes: two arrays that change places are found out."""
-    described = json.dumps([name, array.dtype.str, list(array.shape)])
+def _digest(array: np.ndarray) -> str:
+    """Over dtype, shape and bytes. The header holds it under the array's name, so arrays that change places are found out."""
+    described = json.dumps([array.dtype.str, list(array.shape)])
     return hashlib.sha256(described.encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """The columns of the gauntlet: ways in which a transformation is used. Each is a function of a row that raises if it fails.
 
-None asks a row for its name. What a row or a wrapper cannot do is data (`Row.refuses`, `Row.needs_value`, `forwards_value`), and
-then the error is checked instead.
+None asks a row for its name. What a row or a wrapper cannot do is data (`Row.refuses`, `Row.needs_value`, `forwards_value`),
+and then the error is checked instead.
 """
 
 import dataclasses
@@ -81,7 +81,7 @@ def train(tx: Any, params: Any, steps: int = STEPS, state: Any = None, extra: An
 
 @functools.cache
 def plain_run(row: Row) -> tuple[Any, Any]:
-    """What the unwrapped transformation does: params and state after `STEPS` steps. Remembered: compiling is what takes the time."""
+    """What the unwrapped transformation does in `STEPS` steps. Remembered: compiling is what takes the time."""
     return train(row.make(), parameters())
 
 
@@ -408,7 +408,7 @@ def _(row: Row) -> None:
 
 @column("schedule_free")
 def _(row: Row) -> None:
-    # Right as an optimizer: its z-sequence moves by our updates. Not a sampler any more: the gradient is taken elsewhere than at z.
+    # Right as an optimizer: its z-sequence moves by our updates. No sampler any more: the gradient is not that at z.
     wrapped, inner = contrib.schedule_free(row.make(), learning_rate=1e-2), row.make()
     params = z = parameters()
     state, inner_state = wrapped.init(params), inner.init(params)

@@ -168,7 +168,7 @@ def compare() -> list[dict[str, Any]]:
 
 
 def data_parallel(count: int, *, manual: bool) -> Any:
-    """Least squares with the batch cut and the parameters replicated; under `shard_map` the user averages loss and gradients."""
+    """The batch cut and the parameters replicated; under `shard_map` the user averages loss and gradients."""
     mesh = mesh_of(count, AxisType.Auto)
     tx = samplers()["ctld"]
     inputs = jax.random.normal(jax.random.key(1), (64, 4))
@@ -212,7 +212,7 @@ def compare_data_parallel() -> list[dict[str, Any]]:
 
 
 def walkers_on_a_mesh() -> dict[str, float]:
-    """Eight walkers with one bias, two on each of four devices, against `vmap` on one device; and without the sum over devices."""
+    """Eight walkers with one bias, two on each of four devices, against `vmap` on one; and without the sum over devices."""
     from . import test_walkers as walkers  # noqa: PLC0415 - only here
 
     mesh = jax.make_mesh((4,), ("hosts",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
@@ -223,6 +223,16 @@ def walkers_on_a_mesh() -> dict[str, float]:
         _, state = walkers.step_on_mesh(mesh, carry, axes)
         error[name] = float(jnp.abs(state.bias - one.bias).max())
     return error
+
+
+def equal(ours: Any, theirs: Any) -> bool:
+    """Bit for bit, keys by their data."""
+
+    def bits(tree: Any) -> list[np.ndarray]:
+        is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return [np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in jax.tree.leaves(tree)]
+
+    return all(np.array_equal(x, y) for x, y in zip(bits(ours), bits(theirs), strict=True))
 
 
 def sharded_checkpoints() -> dict[str, bool]:
@@ -249,11 +259,6 @@ def sharded_checkpoints() -> dict[str, bool]:
         expected = run(*saved)
         results = {}
         for name, restored in (("Orbax", through_orbax), ("arrays", through_arrays)):
-            bits = lambda tree: [
-                np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
-                for x in jax.tree.leaves(tree)
-            ]
-            equal = lambda a, b: all(np.array_equal(x, y) for x, y in zip(bits(a), bits(b), strict=True))
             results[f"{name}: equal"] = equal(restored, saved)
             results[f"{name}: cut alike"] = cut_alike(*restored) and len(restored[0]["w"].sharding.device_set) == 8
             results[f"{name}: goes on equally"] = equal(run(*restored), expected)
@@ -300,6 +305,7 @@ def main(args: argparse.Namespace) -> None:
         report = {
             "data parallel": compare_data_parallel(),
             "walkers": walkers_on_a_mesh(),
+            "checkpoints": sharded_checkpoints(),
             "runs": compare(),
             "control": control(),
             "alone": alone(4),

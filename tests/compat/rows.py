@@ -11,7 +11,7 @@ import ctld_optax
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """What a wrapper that cannot work must say: the error's type, and words of its message that docs/compatibility.md quotes."""
+    """What a wrapper that cannot work must say: the error's type, and words of it that docs/compatibility.md quotes."""
 
     error: type[Exception]
     words: str

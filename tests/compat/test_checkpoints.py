@@ -175,11 +175,11 @@ def test_500_mutations_are_never_loaded_wrongly(tmp_path):
         try:
             restored = checkpoint.load(path, pattern)
         except CheckpointError as error:
-            assert len(str(error)) > 40, index  # it says something
+            assert len(str(error)) > 40, index  # noqa: PT017 - some are loaded, and rightly
             refused += 1
             continue
         equal(restored, state)  # a change that touches no content: a date in the zip file, two equal arrays swapped
-    assert 350 <= refused < 500  # measured 4xx: most of what is done to a file matters
+    assert 400 <= refused < 500  # measured 431; else the mutations would be too mild
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_message(tmp_path):
@@ -193,7 +193,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_message(tmp_path):
     assert step == 4
     equal(state, after(4))
     (tmp_path / "step_00000004.npz").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no checkpoint in .* is sound"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is sound"):
         checkpoint.restore_latest(tmp_path, fresh())
     assert checkpoint.restore_latest(tmp_path / "nowhere", fresh()) is None
 
@@ -207,7 +207,7 @@ def test_save_keeps_the_newest_and_leaves_no_litter(tmp_path):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """The final state of a run without a kill, and how to start such a program: with its compiled parts kept from run to run."""
+    """The final state of a run without a kill, and how to start such a program, its compiled parts kept from run to run."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
     cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
     environment = {**os.environ, **cache, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}

@@ -38,8 +38,9 @@ def report(tmp_path_factory):
 
 
 def test_trajectory_does_not_depend_on_the_number_of_shards(report):
-    # 1, 2, 4, 8 devices, Auto and Explicit meshes and shard_map, against jit on one device. The sum over all parameters is taken in another
-    # order: alpha and parameters differ by 1 unit in the last place of 1.0 (measured 6e-8 and 4e-8 after 60 steps).
+    # 1, 2, 4, 8 devices, Auto and Explicit meshes and shard_map, against jit on one device. The sum over all parameters is
+    # taken in another order: alpha and parameters differ by 1 unit in the last place of 1.0 (measured 6e-8 and 4e-8 after 60
+    # steps).
     assert {(run["way"], run["count"]) for run in report["runs"]} >= {
         *(("auto", count) for count in (1, 2, 4, 8)),
         *(("shard_map", count) for count in (1, 2, 4, 8)),

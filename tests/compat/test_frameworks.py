@@ -179,9 +179,9 @@ def test_the_network_trains_and_the_temperature_moves(reference):
 def test_a_forgotten_loss_is_explained():
     # The bare TrainState, the mistake everyone makes first.
     state = train_state.TrainState.create(apply_fn=None, params=weights(), tx=transformation())
-    with pytest.raises(TypeError, match="With flax.training.train_state.TrainState"):
+    with pytest.raises(TypeError, match=r"With flax\.training\.train_state\.TrainState"):
         state.apply_gradients(grads=weights())
     model = Nnx(nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, transformation(), wrt=nnx.Param)
-    with pytest.raises(TypeError, match="With flax.nnx: `optimizer.update"):
+    with pytest.raises(TypeError, match=r"With flax\.nnx: `optimizer\.update"):
         optimizer.update(model, nnx.state(model, nnx.Param))

@@ -72,8 +72,9 @@ def langevin_law(dtype, learning_rate, *, pass_params=True, num_chains=1024):
 
 
 def test_law_of_bfloat16_samples():
-    # One step moves by 0.0022, and the numbers around 1 are 0.004 to 0.008 apart. Standard errors of 1,024 chains started off equilibrium:
-    # 0.016 and 0.011; measured 1.015 and 0.519 (the rounding noise adds 4 % to the spread), to nearest 1.16 and 0.57.
+    # One step moves by 0.0022, and the numbers around 1 are 0.004 to 0.008 apart. Standard errors of
+    # 1,024 chains: 0.016 and 0.011; measured 1.015 and 0.519 (the rounding noise adds 4 % to the
+    # spread), to nearest 1.16 and 0.57.
     mean, std = langevin_law(jnp.bfloat16, 2e-5)
     assert abs(mean - 1.0) < 0.05
     assert abs(std - 0.5) < 0.04

@@ -46,7 +46,7 @@ def walk(key, num_walkers, num_steps):
 
 
 def steps_to_flat(alphas, level=0.02, every=100, bins=15):
-    """The first step from which alpha's histogram since the start stays within `level` of uniform, in KL(histogram, uniform)."""
+    """The first step from which KL(histogram of alpha since the start, uniform) stays below `level`."""
     edges = np.linspace(-1.5, 1.5, bins + 1)
     counts = [np.histogram(block, edges)[0] for block in np.asarray(alphas).reshape(-1, every * alphas.shape[1])]
     share = np.cumsum(counts, axis=0) / np.cumsum(counts, axis=0).sum(axis=1, keepdims=True)
