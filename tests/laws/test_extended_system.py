@@ -50,6 +50,13 @@ def quadrature(loss, observable=lambda theta: theta):
     return share / share.sum(), mean
 
 
+def test_the_force_on_alpha_is_the_derivative_of_g():
+    """Between and away from the joints of g, with a ramp that is not 1 wide."""
+    tempering = ctld_optax.PolynomialTempering(delta=0.3, delta_prime=0.9, strength=0.7)
+    alpha = jnp.asarray([-0.85, -0.6, -0.35, 0.1, 0.4, 0.55, 0.8, 1.2])
+    np.testing.assert_allclose(tempering.beta_gradient(alpha), jax.vmap(jax.grad(tempering.beta))(alpha), rtol=1e-4, atol=1e-6)
+
+
 def posterior_mean(loss):
     theta = np.linspace(-4.0, 4.0, 4001)
     weight = np.exp(-loss(theta) / TEMPERATURE)
