@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
