@@ -10,7 +10,8 @@ Samplers: CTLD with the settings recommended for posteriors (hamiltonian couplin
 defaults (standardized coupling, hills), against SGHMC, SGLD and contour SGLD from blackjax. Each tries the six settings in its
 table below for a quarter of the steps, with other random numbers, and runs with the one of the smallest error. CTLD's samples
 are the steps with |alpha| <= delta, contour SGLD's carry its importance weights; every step counts as one gradient
-whether or not it gives a sample. Parallel tempering is missing: none of the maintained packages that run on this JAX offers it.
+whether or not it gives a sample. Parallel tempering is missing: blackjax, which has the others, has only its
+sequential Monte Carlo relatives.
 """
 
 import argparse
@@ -100,12 +101,14 @@ Chain = Callable[[Target, jax.Array, jax.Array, int], Rows]  # (target, knobs, k
 
 def ctld(target: Target, knobs: jax.Array, key: jax.Array, steps: int, *, recommended: bool) -> Rows:
     learning_rate = knobs[0] / target.curvature
+    options: dict[str, Any]
+    second: Any = knobs[1]  # traced
     if recommended:  # knobs: learning rate, strength
-        tempering = ctld_optax.PolynomialTempering(strength=knobs[1])
+        tempering = ctld_optax.PolynomialTempering(strength=second)
         options = {"coupling": "hamiltonian", "bias": ctld_optax.AdaptiveBiasingForce(), "alpha_step_size": 0.05}
     else:  # knobs: learning rate, alpha_step_size
         tempering = ctld_optax.PolynomialTempering()
-        options = {"alpha_step_size": knobs[1]}
+        options = {"alpha_step_size": second}
     sampler = ctld_optax.ctld(learning_rate, 1.0, 0.8, key=key, tempering=tempering, **options)
     start = jnp.asarray(target.start, jnp.float32)
 
@@ -149,13 +152,13 @@ def estimators(target: Target) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def sgld(target: Target, knobs: jax.Array, key: jax.Array, steps: int) -> Rows:
-    kernel = blackjax.sgld(estimators(target)[1])
+    kernel: Any = blackjax.sgld(estimators(target)[1])
     start = jnp.asarray(target.start, jnp.float32)
     return walk(lambda k, x: kernel.step(k, x, 0, knobs[0] / target.curvature), lambda _: jnp.ones(()), start, key, steps)
 
 
 def sghmc(target: Target, knobs: jax.Array, key: jax.Array, steps: int) -> Rows:
-    kernel = blackjax.sghmc(estimators(target)[1], num_integration_steps=THIN, alpha=knobs[1])
+    kernel: Any = blackjax.sghmc(estimators(target)[1], num_integration_steps=THIN, alpha=knobs[1])
     start = jnp.asarray(target.start, jnp.float32)
     return walk(
         lambda k, x: kernel.step(k, x, 0, knobs[0] / target.curvature),
@@ -168,7 +171,9 @@ def sghmc(target: Target, knobs: jax.Array, key: jax.Array, steps: int) -> Rows:
 
 
 def contour_sgld(target: Target, knobs: jax.Array, key: jax.Array, steps: int) -> Rows:
-    kernel = blackjax.csgld(*estimators(target), zeta=knobs[1], num_partitions=40, energy_gap=1.0, min_energy=target.lowest)
+    kernel: Any = blackjax.csgld(
+        *estimators(target), zeta=knobs[1], num_partitions=40, energy_gap=1.0, min_energy=target.lowest
+    )
     state = kernel.init(jnp.asarray(target.start, jnp.float32))
 
     def weight(state: Any) -> jax.Array:
@@ -196,15 +201,13 @@ class Score(NamedTuple):
     modes_worst: int  # by the poorest chain
     variation: float  # total variation of the modes' weights, chains pooled
     sliced: float  # sliced Wasserstein distance to the modes' law, see below
-    effective: (
-        float  # sample size per 1,000 gradients, from the mean square error of a chain's mean of the mode's first coordinate
-    )
+    effective: float  # sample size per 1,000 gradients: the variance over the mean square error of a chain's mean
 
 
 def score(target: Target, rows: Rows, steps: int) -> Score:
     """Of shape (chains, draws, ...). A chain that left the numbers counts as having found nothing."""
     x, weight = np.asarray(rows.x, np.float64), np.asarray(rows.weight, np.float64)
-    is_good = np.isfinite(x).all((1, 2)) & np.isfinite(weight).all(1)
+    is_good = np.asarray(np.isfinite(x).all(axis=(1, 2)) & np.isfinite(weight).all(axis=1))
     x, weight = np.where(is_good[:, None, None], x, 0.0), np.where(is_good[:, None], weight, 0.0)
     if weight.sum() == 0.0:
         return Score(0.0, 0, 1.0, float("inf"), 0.0)
