@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ctld_optax import diagnostics
+from ctld_optax._adaptive_force import AdaptiveBiasingForce
 from ctld_optax._metadynamics import Metadynamics
 from ctld_optax._tempering import PolynomialTempering
 
@@ -104,19 +105,21 @@ def alpha_occupation(
 
 def bias_potential(
     state: Any,
-    bias: Metadynamics,
+    bias: Metadynamics | AdaptiveBiasingForce,
     *,
     tempering: PolynomialTempering | None = None,
     ax: Axes | None = None,
     color: str = GREEN,
 ) -> Axes:
-    """V_b over alpha in units of k_B T_c, its minimum at 0; for a well-tempered bias also the free energy it implies."""
+    """V_b over alpha in units of k_B T_c, its minimum at 0; where it implies one, also the free energy F = -log p(alpha)."""
     ax = plt.gca() if ax is None else ax
     alpha, potential = diagnostics.bias_potential(state, bias, tempering)
     ax.plot(alpha, potential, color=color, label=r"bias $V_b$")
-    if bias.bias_factor is not None:
-        free_energy = -potential * bias.bias_factor / (bias.bias_factor - 1.0)
-        label = r"free energy $F$ implied"
-        ax.plot(alpha, free_energy - free_energy.min(), color=PURPLE, linestyle="--", label=label)
+    # In the end V_b = -F for a mean force, -(1 - 1/bias_factor) F for well-tempered hills; plain hills never settle.
+    settles = not isinstance(bias, Metadynamics) or bias.bias_factor is not None
+    if settles:
+        factor = bias.bias_factor if isinstance(bias, Metadynamics) else None
+        free_energy = -potential if factor is None else -potential * factor / (factor - 1.0)
+        ax.plot(alpha, free_energy - free_energy.min(), color=PURPLE, linestyle="--", label=r"free energy $F$ implied")
     ax.set(xlabel=r"tempering variable $\alpha$", ylabel=r"energy  [$k_B T_c$]")
     return ax
