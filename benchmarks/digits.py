@@ -203,7 +203,7 @@ def write_json(path: pathlib.Path, results: dict[str, dict[str, Any]], seeds: Se
         name: {
             "steps": result["steps"],
             "test_accuracy": [round(float(a), 4) for a in result["test_accuracy"][:, -1]],
-            "train_loss": [round(float(x), 5) for x in result["train_loss"][:, -1]],
+            "train_loss": [round(float(x), 5) if np.isfinite(x) else None for x in result["train_loss"][:, -1]],
             "seconds": round(result["seconds"], 1),
         }
         for name, result in results.items()
