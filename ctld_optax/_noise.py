@@ -73,7 +73,7 @@ def irwin_hall(word: jax.Array) -> jax.Array:
 
     Moments: exactly those of N(0, 1) up to the seventh (1021 values, |z| <= 4.53; the eighth is 103.2 where N(0, 1)
       has 105), so the
-    source is of weak order 3, beyond any integrator here. Cost: about 1.4 times `optax.sgd(momentum=...)` a step on a CPU.
+    source is of weak order 3, beyond any integrator here. Cost: about 1.5 times `optax.sgd(momentum=...)` a step on a CPU.
 
     The best trade between bits and moments: it uses all 32 bits, without a logarithm. The polynomial is a
     Cornish-Fisher expansion with
@@ -99,7 +99,7 @@ def three_point(word: jax.Array) -> jax.Array:
 def rademacher(word: jax.Array) -> jax.Array:
     """+-1 with probability 1/2 each: moments of N(0, 1) up to the third (the fourth is 1, not 3), weak order 1.
 
-    Cost: about 1.25 times `optax.sgd(momentum=...)` a step on a CPU, nearly all of it the sum of the kinetic energy.
+    Cost: about 1.3 times `optax.sgd(momentum=...)` a step on a CPU, nearly all of it the sum of the kinetic energy.
     """
     return jax.lax.bitcast_convert_type((word & _SIGN) | _ONE, jnp.float32)
 
