@@ -288,14 +288,14 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Step time over the number of parameters, one leaf, log-log."""
     rows = [row for row in rows if row["layout"].startswith("one leaf")]
     styles = itertools.cycle(
-        itertools.product(("-", "--"), ("0.1", *plotting.PALETTE)),
+        itertools.product(("o-", "s--"), ("0.1", *plotting.PALETTE)),
     )
     with mpl.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
         figure, ax = plt.subplots(figsize=(9, 5.4), layout="constrained")
         for name in dict.fromkeys(row["variant"] for row in rows):
             line, color = next(styles)
             mine = [row for row in rows if row["variant"] == name]
-            ax.loglog([row["parameters"] for row in mine], [row["step_ms"] for row in mine], line, color=color, marker="o",
+            ax.loglog([row["parameters"] for row in mine], [row["step_ms"] for row in mine], line, color=color,
                       markersize=4, label=name)  # fmt: skip
         ax.set(xlabel="parameters (one float32 leaf)", ylabel="one step  [ms]", title="update + apply_updates, donated buffers")
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize="small")
@@ -347,11 +347,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not rows:
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    columns = {**rows[0], **record.flat()}
+    origin = record.flat()
+    columns = {**rows[0], **origin}
     with (options.out / "step_cost.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows({**row, **record.flat()} for row in rows)
+        writer.writerows({**row, **origin} for row in rows)
     draw(rows, options.out / "step_cost.png")
     console.print(f"Wrote {options.out / 'step_cost.csv'} and {options.out / 'step_cost.png'}")
 

@@ -138,7 +138,8 @@ class LangevinKernel:
         variance = jnp.where(learning_rate > 0.0, variance, 0.0)
         value_variance = jnp.zeros((), dtype)
         if self.gradient_noise is None:
-            scales = jax.tree.map(lambda _: jnp.sqrt(variance), state.momentum)
+            scale = jnp.sqrt(variance)
+            scales = jax.tree.map(lambda _: scale, state.momentum)
         else:
             remembered, brought = self.gradient_noise.observe(state.gradient_noise, grads, value)
             state = state._replace(gradient_noise=remembered)
@@ -290,8 +291,7 @@ def ctld(
     Where it departs from the paper: alpha has a clock of its own (each half of the dynamics leaves the joint density
     invariant by itself, so its step size is free); its energy is standardized by default (the paper's H throws alpha
     out of its window from some thousands of parameters on); the walls reflect; the hills are well-tempered.
-    `algorithm1` is the paper
-    to the letter.
+    `algorithm1` is the paper to the letter.
 
     Args:
       learning_rate: > 0, or a schedule of the step count, as in `optax.sgd`.
@@ -326,13 +326,12 @@ def ctld(
         that parameter runs hot: lower the learning rate or take larger minibatches.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)`
-      needs the loss whose gradient is passed, a scalar (a minibatch mean will do). A step in which `value` or a
-      gradient entry is not finite
-      leaves alpha, r_alpha, the bias and the energy statistics as they were and is counted in `skipped`; momentum entries that
-      are not finite are set to zero. Updates have the dtype of the gradients. For parameters narrower than float32
-      they are rounded
-      at random such that params + update is right on average, if `params` are passed and nothing after this changes the update.
+      An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)` needs
+      the loss whose gradient is passed, a scalar (a minibatch mean will do). A step in which `value` or a gradient entry is
+      not finite leaves alpha, r_alpha, the bias and the energy statistics as they were and is counted in `skipped`;
+      momentum entries that are not finite are set to zero. Updates have the dtype of the gradients. For parameters narrower
+      than float32 they are rounded at random such that params + update is right on average, if `params` are passed and
+      nothing after this changes the update.
 
     Raises:
       TypeError: if `value` is missing or not real, or a parameter is not of a real floating-point dtype.

@@ -73,9 +73,8 @@ def phase_switch(
 ) -> optax.GradientTransformationExtraArgs:
     """Samples for `sampling_steps` updates, then optimizes: the if and the else of Algorithm 1.
 
-    Updates 1 ... sampling_steps are the sampler's; the next one is the optimizer's first, and it starts from the
-    momentum that the
-    sampler left. With `optax.sgd(learning_rate, momentum)` as optimizer that is exactly the paper's else-branch.
+    Updates 1 ... sampling_steps are the sampler's; the next one is the optimizer's first, and it starts from the momentum that
+    the sampler left. With `optax.sgd(learning_rate, momentum)` as optimizer that is exactly the paper's else-branch.
 
     Any other optimizer will do. It starts from its fresh state (Adam, say, with zero moments and its step count and
     learning-rate schedule at 0), in which every heavy-ball `trace` is filled from the sampler's momentum; `handover` replaces
@@ -94,11 +93,9 @@ def phase_switch(
         rule above.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs` with state :class:`PhaseSwitchState`. Extra arguments go to both.
-      `value` is needed at every
-      step, since one compiled program holds both phases. After the switch a non-finite gradient meets the optimizer
-      unguarded, as it would without us
-      (`optax.apply_if_finite` guards it).
+      An `optax.GradientTransformationExtraArgs` with state :class:`PhaseSwitchState`. Extra arguments go to both. `value` is
+      needed at every step, since one compiled program holds both phases. After the switch a non-finite gradient meets the
+      optimizer unguarded, as it would without us (`optax.apply_if_finite` guards it).
 
     Raises:
       TypeError, ValueError: if `sampling_steps` is no Python integer >= 0, or the sampler has no momentum to hand over.
