@@ -104,16 +104,66 @@ def draw_curves(ax: Axes, rows: Sequence[Row], column: str) -> None:
     ax.set(xlabel="step")
 
 
-def compare(rows: Sequence[Row], column: str, first: str, second: str) -> tuple[float, float, float]:
-    """Mean of `first` minus mean of `second`, and the 95 % interval of Welch's t-test."""
+def compare(rows: Sequence[Row], column: str, first: str, second: str) -> tuple[float, float]:
+    """95 % interval of Welch's t-test for the mean of `first` minus the mean of `second`."""
     test: Any = stats.ttest_ind(final(rows, first, column), final(rows, second, column), equal_var=False)
     bounds = test.confidence_interval(0.95)
-    return (
-        float(np.mean(final(rows, first, column)) - np.mean(final(rows, second, column))),
-        float(bounds.low),
-        float(bounds.high),
-    )
+    return float(bounds.low), float(bounds.high)
 
 
 def styled() -> Any:
     return mpl.rc_context(cast("Any", STYLE))
+
+
+def claims(rows: Sequence[Row], *, early: int) -> str:
+    """The paper's claims about CTLD, each as it came out: best in the end, RMSprop and Adam ahead at first. Lower is better."""
+    found = names([row for row in rows if row.stage == "report"])
+    others = [name for name in found if name != "CTLD"]
+    if "CTLD" not in found or not others:
+        return "CTLD or its competitors are not in the CSV yet."
+    return "\n".join(
+        [
+            *(f"- **{column}**: {_best_at_the_end(rows, others, column)}" for column in ("train", "test")),
+            f"- **at first**: {_ahead_at(rows, found, early)}",
+        ]
+    )
+
+
+def _best_at_the_end(rows: Sequence[Row], others: Sequence[str], column: str) -> str:
+    """CTLD against every other method, and whether "best" is more than chance."""
+    mean = {name: _last_resort(float(np.mean(final(rows, name, column)))) for name in (*others, "CTLD")}
+    rival = min(others, key=lambda name: mean[name])
+    low, high = compare(rows, column, "CTLD", rival)
+    by = f"CTLD {number(mean['CTLD'])}, {rival} {number(mean[rival])}; 95 % interval of the difference {low:.2g} to {high:.2g}"
+    if mean["CTLD"] < mean[rival]:
+        sure = "as the paper says" if high < 0.0 else "but not beyond the spread of the seeds"
+        return f"CTLD ends best, {sure} ({by})."
+    ahead = [name for name in others if mean[name] <= mean["CTLD"]]
+    surely = [name for name in ahead if compare(rows, column, "CTLD", name)[0] > 0.0]
+    beyond = f"beyond the spread of the seeds for {_listed(surely)}" if surely else "within the spread of the seeds"
+    return f"CTLD does **not** end best, against the paper. Ahead of it or level: {_listed(ahead)}; {beyond} ({by})."
+
+
+def _ahead_at(rows: Sequence[Row], found: Sequence[str], early: int) -> str:
+    """The order of the methods on the training figure, soon after the start."""
+    steps = curves(rows, found[0], "train")[0]
+    at = int(np.argmin(np.abs(steps - early)))
+    value = {name: _last_resort(float(np.mean(curves(rows, name, "train")[1][:, at]))) for name in found}
+    order = sorted(found, key=lambda name: value[name])
+    adaptive = [name for name in ("RMSprop", "Adam") if name in found]
+    if not adaptive:
+        return "RMSprop and Adam are not in the CSV yet."
+    agrees = set(order[: len(adaptive)]) == set(adaptive)
+    listed = ", ".join(f"{name} {number(value[name])}" for name in order)
+    if agrees:
+        return f"{_listed(adaptive)} lead, as the paper says (training figure at step {steps[at]}: {listed})."
+    return f"{_listed(adaptive)} do not both lead, against the paper (training figure at step {steps[at]}: {listed})."
+
+
+def _last_resort(value: float) -> float:
+    """A method of which a seed diverged comes last."""
+    return value if math.isfinite(value) else math.inf
+
+
+def _listed(found: Sequence[str]) -> str:
+    return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)

@@ -37,7 +37,6 @@ CSV = pathlib.Path(__file__).parent / "results" / "experiments.csv"
 TRIALS = 12  # a method; 12 different learning rates each
 TUNING_SEEDS = (1000,)  # far from those that are reported
 REPORT_SEEDS = (0, 1, 2, 3)
-CURVE_POINTS = 24  # rows of a reported trial; a tuning trial has one, its last
 
 Hyperparameters = Mapping[str, float]
 Stage = Literal["tune", "report"]
@@ -67,14 +66,18 @@ class Point(NamedTuple):
     temperature: np.ndarray  # of the noise, in units of the base temperature; 0 without noise, NaN if unknown to us
 
 
+# Hyperparameters and seeds, each of shape (trials,) -> the curve of these trials, run side by side. Compiled at its first call.
+Trainer = Callable[[Mapping[str, jax.Array], jax.Array], Sequence[Point]]
+
+
 class Experiment(NamedTuple):
-    """What is trained. `train(method, hyperparameters, seeds, points)` runs trials side by side."""
+    """What is trained. `prepare(method)` is called once a method, so that tuning and report share one compiled program."""
 
     name: str
     metric: str
     config: Mapping[str, int | float | str]  # all that makes two results comparable
-    train: Callable[[Method, Mapping[str, jax.Array], jax.Array, int], Sequence[Point]]
-    at_once: int  # trials under one vmap
+    prepare: Callable[[Method], Trainer]
+    at_once: int  # trials under one vmap, best a divisor of both the trials and the report seeds
     maximize: bool = False
 
 
@@ -159,14 +162,18 @@ def settings(method: Method, trials: int) -> list[dict[str, float]]:
 
 def run(
     experiment: Experiment,
-    method: tuple[str, Method],
+    name: str,
+    trainer: Trainer,
     stage: Stage,
     wanted: Sequence[tuple[Hyperparameters, int]],
     path: pathlib.Path,
     console: Console,
 ) -> None:
-    """Runs those of the `wanted` (hyperparameters, seed) that the CSV does not hold, `at_once` at a time."""
-    name, config = method[0], as_json(experiment.config)
+    """Runs those of the `wanted` (hyperparameters, seed) that the CSV does not hold, `at_once` at a time.
+
+    A reported trial keeps its whole curve, a tuning trial the last point without the test figure.
+    """
+    config = as_json(experiment.config)
     done = {row.trial for row in read(path)}
     missing = [
         (hyper, seed)
@@ -178,7 +185,7 @@ def run(
         began = time.perf_counter()
         stacked = {key: jnp.asarray([hyper[key] for hyper, _ in batch], jnp.float32) for key in batch[0][0]}
         seeds = jnp.asarray([seed for _, seed in batch])
-        points = experiment.train(method[1], stacked, seeds, CURVE_POINTS if stage == "report" else 1)
+        points = trainer(stacked, seeds)
         seconds = (time.perf_counter() - began) / len(batch)
         rows = [
             Row(experiment.name, config, name, stage, as_json(hyper), seed, point.step, experiment.metric,
@@ -225,11 +232,11 @@ def sweep(
     if shared := set(tuning_seeds) & set(report_seeds):
         raise ValueError(f"the report must use new seeds, but {sorted(shared)} were used for tuning too.")
     for name, method in methods.items():
-        tried = settings(method, trials)
-        run(experiment, (name, method), "tune", [(h, s) for h in tried for s in tuning_seeds], path, console)
+        tried, trainer = settings(method, trials), experiment.prepare(method)
+        run(experiment, name, trainer, "tune", [(h, s) for h in tried for s in tuning_seeds], path, console)
         chosen = best(read(path), experiment, name, tried)
         console.print(f"{experiment.name}: {name} at its best of {trials}: {as_json(chosen)}")
-        run(experiment, (name, method), "report", [(chosen, s) for s in report_seeds], path, console)
+        run(experiment, name, trainer, "report", [(chosen, s) for s in report_seeds], path, console)
 
 
 def newest(rows: Sequence[Row], experiment: str) -> list[Row]:

@@ -1,6 +1,5 @@
 """The training loop of the paper's experiments: many trials side by side under one `vmap`, compiled once."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,57 +26,57 @@ class Task(NamedTuple):
     data: Any
 
 
-def fit(
-    task: Task,
-    method: Method,
-    hyperparameters: Mapping[str, jax.Array],
-    seeds: jax.Array,
-    *,
-    steps: int,
-    points: int,
-    frozen: Any = (),
-) -> tuple[Any, list[Point]]:
-    """Parameters after `steps` steps, leading axis (trials,), and `points` measurements on the way, equally spaced.
+class Fit:
+    """Trains replicas of a task with one method. Every call runs the same compiled program.
 
     The trials share nothing: each has its own weights, minibatches, dropout and noise, all from its seed.
-    `steps` must be a multiple of `points`.
+
+    Args:
+      task: what is trained.
+      method: how.
+      steps: number of steps, a multiple of `points`.
+      points: measurements on the way, equally spaced.
     """
-    if steps % points:
-        raise ValueError(f"steps must be a multiple of the {points} points of a curve, got {steps}.")
 
-    def transformation(hyper: Any, seed: jax.Array) -> optax.GradientTransformationExtraArgs:
-        key = jax.random.fold_in(jax.random.key(seed), 1)
-        return optax.with_extra_args_support(method.make(hyper, key, steps))
+    def __init__(self, task: Task, method: Method, *, steps: int, points: int) -> None:
+        if steps % points:
+            raise ValueError(f"steps must be a multiple of the {points} points of a curve, got {steps}.")
+        self.steps, self.chunk, self.data = steps, steps // points, task.data
 
-    @jax.jit
-    @functools.partial(jax.vmap, in_axes=(0, 0, None))
-    def start(hyper: Any, seed: jax.Array, data: Any) -> Any:
-        params = task.init(jax.random.fold_in(jax.random.key(seed), 0))
-        return params, transformation(hyper, seed).init(params), task.begin(data)
+        def transformation(hyper: Any, seed: jax.Array) -> optax.GradientTransformationExtraArgs:
+            key = jax.random.fold_in(jax.random.key(seed), 1)
+            return optax.with_extra_args_support(method.make(hyper, key, steps))
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    @functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, None, None))
-    def advance(carry: Any, hyper: Any, seed: jax.Array, frozen: Any, done: jax.Array, data: Any) -> Any:
-        tx = transformation(hyper, seed)
-        stream = jax.random.fold_in(jax.random.key(seed), 2)
+        def start(hyper: Any, seed: jax.Array, data: Any) -> Any:
+            params = task.init(jax.random.fold_in(jax.random.key(seed), 0))
+            return params, transformation(hyper, seed).init(params), task.begin(data)
 
-        def step(carry: Any, index: jax.Array) -> tuple[Any, None]:
-            params, opt_state, memory = carry
-            key = jax.random.fold_in(stream, index)
-            loss = jax.value_and_grad(task.loss, has_aux=True)
-            (value, memory), grads = loss(params, memory, data, frozen, index, key)
-            updates, opt_state = tx.update(grads, opt_state, params, value=value)
-            return (optax.apply_updates(params, updates), opt_state, memory), None
+        def advance(carry: Any, hyper: Any, seed: jax.Array, frozen: Any, done: jax.Array, data: Any) -> Any:
+            tx = transformation(hyper, seed)
+            stream = jax.random.fold_in(jax.random.key(seed), 2)
 
-        carry, _ = jax.lax.scan(step, carry, done + jnp.arange(steps // points))
-        return carry, (*task.evaluate(carry[0], data, frozen), noise_temperature(carry[1], done + steps // points))
+            def step(carry: Any, index: jax.Array) -> tuple[Any, None]:
+                params, opt_state, memory = carry
+                loss = jax.value_and_grad(task.loss, has_aux=True)
+                (value, memory), grads = loss(params, memory, data, frozen, index, jax.random.fold_in(stream, index))
+                updates, opt_state = tx.update(grads, opt_state, params, value=value)
+                return (optax.apply_updates(params, updates), opt_state, memory), None
 
-    carry = start(dict(hyperparameters), seeds, task.data)
-    curve: list[Point] = []
-    for done in range(0, steps, steps // points):
-        carry, measured = advance(carry, dict(hyperparameters), seeds, frozen, jnp.int32(done), task.data)
-        curve.append(Point(done + steps // points, *(np.asarray(value) for value in measured)))
-    return carry[0], curve
+            carry, _ = jax.lax.scan(step, carry, done + jnp.arange(self.chunk))
+            return carry, (*task.evaluate(carry[0], data, frozen), noise_temperature(carry[1], done + self.chunk))
+
+        self.start = jax.jit(jax.vmap(start, (0, 0, None)))
+        self.advance = jax.jit(jax.vmap(advance, (0, 0, 0, 0, None, None)), donate_argnums=0)
+
+    def __call__(self, hyper: Mapping[str, jax.Array], seeds: jax.Array, frozen: Any = ()) -> tuple[Any, list[Point]]:
+        """Trained parameters, leading axis (trials,), and the curve. `frozen` has that axis too."""
+        hyper = dict(hyper)
+        carry = self.start(hyper, seeds, self.data)
+        curve: list[Point] = []
+        for done in range(0, self.steps, self.chunk):
+            carry, measured = self.advance(carry, hyper, seeds, frozen, jnp.int32(done), self.data)
+            curve.append(Point(done + self.chunk, *(np.asarray(value) for value in measured)))
+        return carry[0], curve
 
 
 def noise_temperature(opt_state: Any, steps_done: Any) -> jax.Array:

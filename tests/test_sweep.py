@@ -25,8 +25,7 @@ METHODS = {name: Method(SPACE, lambda *_: None) for name in ("one", "two")}
 def experiment(ran=None, *, at_once=2, maximize=False, slow=0.0):
     """Validation is best at learning rate 1, test at the smallest, and a learning rate above 5 diverges."""
 
-    def train(method, hyper, seeds, points):
-        del method
+    def train(hyper, seeds):
         rate = np.asarray(hyper["learning_rate"])
         if ran is not None:
             ran.extend(zip(rate.tolist(), np.asarray(seeds).tolist(), strict=True))
@@ -34,9 +33,9 @@ def experiment(ran=None, *, at_once=2, maximize=False, slow=0.0):
         validation = np.where(rate > 5.0, np.nan, np.abs(np.log(rate)))
         sign = -1.0 if maximize else 1.0
         ones = np.ones_like(rate)
-        return [Point(10 * (i + 1), ones, sign * validation, rate, math.nan * ones) for i in range(points)]
+        return [Point(10 * (i + 1), ones, sign * validation, rate, math.nan * ones) for i in range(3)]
 
-    return sweep.Experiment("toy", "error", {"steps": 10}, train, at_once, maximize)
+    return sweep.Experiment("toy", "error", {"steps": 30}, lambda _: train, at_once, maximize)
 
 
 def run(path, ran=None, **options):
@@ -169,11 +168,12 @@ def test_trials_side_by_side_are_the_trials_alone():
     )
     method = methods.table(Range(1e-2, 1e0), Range(1e-4, 1e-1), Range(1e-8, 1e-4))["CTLD"]
     hyper = {"learning_rate": jnp.array([0.1, 0.3]), "temperature": jnp.array([1e-3, 1e-4])}
-    _, both = training.fit(task, method, hyper, jnp.array([0, 1]), steps=40, points=4)
-    _, second = training.fit(task, method, {k: v[1:] for k, v in hyper.items()}, jnp.array([1]), steps=40, points=4)
+    fit = training.Fit(task, method, steps=40, points=4)
+    _, both = fit(hyper, jnp.array([0, 1]))
+    _, second = fit({name: values[1:] for name, values in hyper.items()}, jnp.array([1]))
     np.testing.assert_allclose(both[-1].train[1:], second[-1].train, rtol=1e-5)
     assert [point.step for point in both] == [10, 20, 30, 40]
     assert (both[0].temperature >= 1.0).all()
     assert (both[2].temperature == 0.0).all()  # after the hand-over
     with pytest.raises(ValueError, match="multiple"):
-        training.fit(task, method, hyper, jnp.array([0, 1]), steps=41, points=4)
+        training.Fit(task, method, steps=41, points=4)
