@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatter, ScalarFormatter
 from scipy import stats
 
 from benchmarks.sweep import Row
@@ -109,6 +110,12 @@ def compare(rows: Sequence[Row], column: str, first: str, second: str) -> tuple[
     test: Any = stats.ttest_ind(final(rows, first, column), final(rows, second, column), equal_var=False)
     bounds = test.confidence_interval(0.95)
     return float(bounds.low), float(bounds.high)
+
+
+def plain_ticks(ax: Axes) -> None:
+    """Numbers, not powers of ten, on a logarithmic axis that spans about a decade."""
+    ax.yaxis.set_major_formatter(ScalarFormatter())
+    ax.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.6)))
 
 
 def styled() -> Any:
