@@ -50,6 +50,7 @@ html_title = "ctld_optax"
 html_css_files = ["site.css"]
 html_favicon = "_static/favicon.svg"
 html_copy_source = False
+html_use_index = False
 html_show_sphinx = False
 
 

@@ -165,10 +165,12 @@ def test_formulas_are_drawn(browser_page, name):
     assert page.locator("[data-mml-node=merror], mjx-container [fill=red]").count() == 0  # red: a macro that TeX does not know
 
 
-# Elements of the text that end right of the screen, but for those in a box that scrolls by itself.
+# What in the text ends right of the screen, but for what stands in a box of the text that scrolls by itself.
 BEYOND_THE_EDGE = """() => {
-  const scrolls = element => element && (/auto|scroll/.test(getComputedStyle(element).overflowX) || scrolls(element.parentElement));
-  return [...document.querySelectorAll("article *")]
+  const article = document.querySelector("article");
+  const scrolls = box =>
+    article.contains(box) && box !== article && (/auto|scroll/.test(getComputedStyle(box).overflowX) || scrolls(box.parentElement));
+  return [...article.querySelectorAll("*")]
     .filter(element => element.getBoundingClientRect().right > window.innerWidth && !scrolls(element.parentElement))
     .map(element => element.outerHTML.slice(0, 80));
 }"""
