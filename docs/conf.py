@@ -54,7 +54,7 @@ html_use_index = False
 html_show_sphinx = False
 
 
-def _adapt_docstring(_app, _what, name, _obj, _options, lines):
+def _adapt_docstring(_app, what, name, _obj, _options, lines):
     """Makes reStructuredText of what is meant as plain text."""
     if lines and lines[0].startswith("Alias for field number"):
         # The field of a named tuple: its meaning is the comment that follows it in the source.
@@ -62,6 +62,10 @@ def _adapt_docstring(_app, _what, name, _obj, _options, lines):
         source = inspect.getsource(getattr(importlib.import_module(module), state))
         comment = re.search(rf"^ +{field}: .*?  # (.*)$", source, re.MULTILINE)
         lines[:] = [comment[1].replace("|", r"\|") if comment else "", ""]
+    if what == "module":
+        # What is indented after a paragraph is code.
+        text = re.sub(r"(?m)^(?! |\.\.)(.*[^:\n]:?)\n\n(?= )", r"\1\n\n::\n\n", "\n".join(lines))
+        lines[:] = text.split("\n")
     # There |alpha| names a substitution; here it is an absolute value.
     lines[:] = [line.replace("|alpha|", r"\|alpha\|") for line in lines]
 

@@ -169,7 +169,8 @@ def test_formulas_are_drawn(browser_page, name):
 BEYOND_THE_EDGE = """() => {
   const article = document.querySelector("article");
   const scrolls = box =>
-    article.contains(box) && box !== article && (/auto|scroll/.test(getComputedStyle(box).overflowX) || scrolls(box.parentElement));
+    article.contains(box) && box !== article
+    && (/auto|scroll/.test(getComputedStyle(box).overflowX) || scrolls(box.parentElement));
   return [...article.querySelectorAll("*")]
     .filter(element => element.getBoundingClientRect().right > window.innerWidth && !scrolls(element.parentElement))
     .map(element => element.outerHTML.slice(0, 80));
