@@ -1,5 +1,6 @@
 """Continuously tempered Langevin dynamics for JAX, as an Optax gradient transformation."""
 
+from ctld_optax import baselines as baselines
 from ctld_optax import checkpoint as checkpoint
 from ctld_optax import diagnostics as diagnostics
 from ctld_optax import posterior as posterior
