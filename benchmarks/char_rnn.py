@@ -33,7 +33,7 @@ FULL_BATCH, FULL_LENGTH, FULL_PASSES = 100, 100, 50  # Karpathy, Johnson and Li 
 MEASURED = 8_000  # characters of each part, in BATCH lanes; the whole part if --full
 POINTS = 24  # of a curve
 
-METHODS = methods.table(heavy_ball=Range(0.03, 10.0), adaptive=Range(1e-3, 0.1), temperature=Range(1e-9, 1e-4))
+METHODS = methods.table(Range(0.03, 10.0), adaptive=Range(1e-3, 0.1), temperature=Range(1e-9, 1e-4), variance=Range(1e-9, 1e-4))
 
 
 class CharRNN(nn.Module):

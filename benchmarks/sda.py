@@ -34,7 +34,10 @@ POINTS = 6  # of a layer's curve
 LAST_POINTS = 36  # of the last layer's, to show how 1/g(alpha) moves
 
 # Per-pixel errors of sigmoid units have gradients of 1e-3 and less, hence the large rates of the heavy ball.
-METHODS = methods.table(heavy_ball=Range(1.0, 300.0), adaptive=Range(1e-3, 0.3), temperature=Range(1e-10, 1e-5))
+# A variance v of the gradient's entries is the temperature v * learning_rate / 0.2, at first.
+METHODS = methods.table(
+    Range(1.0, 300.0), adaptive=Range(1e-3, 0.3), temperature=Range(1e-10, 1e-5), variance=Range(1e-12, 1e-7)
+)
 
 
 class Layer(NamedTuple):

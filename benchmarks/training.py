@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import ctld_optax
 from benchmarks.sweep import Method, Point
 from ctld_optax import diagnostics
 
@@ -80,8 +81,8 @@ class Fit:
 
 
 def noise_temperature(opt_state: Any, steps_done: Any) -> jax.Array:
-    """1/g(alpha), 0 from the hand-over on; NaN for a method that is none of our samplers."""
-    if optax.tree.get(opt_state, "alpha") is None:
+    """1/g(alpha), 0 from the hand-over on; NaN for a method that is no sampler with a hand-over."""
+    if not isinstance(opt_state, ctld_optax.PhaseSwitchState):
         return jnp.full((), jnp.nan)
     sampler = diagnostics.snapshot(opt_state)
     return jnp.where(sampler.count < steps_done, 0.0, 1.0 / sampler.beta)

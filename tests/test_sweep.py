@@ -151,7 +151,7 @@ def test_settings_fill_their_ranges_and_are_shared():
     for column, (low, high) in zip(logs.T, SPACE.values(), strict=True):
         cells = np.floor(4 * (column - math.log10(low)) / (math.log10(high) - math.log10(low)))
         np.testing.assert_array_equal(np.bincount(cells.astype(int), minlength=4) > 1, True)
-    table = methods.table(Range(1e-2, 1e0), Range(1e-4, 1e-1), Range(1e-8, 1e-4))
+    table = methods.table(Range(1e-2, 1e0), Range(1e-4, 1e-1), Range(1e-8, 1e-4), Range(1e-9, 1e-4))
     assert {len(method.space) for method in table.values()} == {2}
     rates = [[one["learning_rate"] for one in sweep.settings(table[name], 12)] for name in ("SGD-M", "SGHMC", "CTLD")]
     assert rates[0] == rates[1] == rates[2]
@@ -166,7 +166,7 @@ def test_trials_side_by_side_are_the_trials_alone():
         evaluate=lambda p, data, _: (jnp.mean((p["w"] - data) ** 2),) * 3,
         data=jnp.arange(3.0),
     )
-    method = methods.table(Range(1e-2, 1e0), Range(1e-4, 1e-1), Range(1e-8, 1e-4))["CTLD"]
+    method = methods.table(Range(1e-2, 1e0), Range(1e-4, 1e-1), Range(1e-8, 1e-4), Range(1e-9, 1e-4))["CTLD"]
     hyper = {"learning_rate": jnp.array([0.1, 0.3]), "temperature": jnp.array([1e-3, 1e-4])}
     fit = training.Fit(task, method, steps=40, points=4)
     _, both = fit(hyper, jnp.array([0, 1]))
