@@ -1,8 +1,8 @@
 """The methods of the paper's comparison, two tuned hyperparameters each, all ranges log-uniform.
 
-Heavy-ball methods share one range of learning rates, and so do those that rescale the gradient; Santa and the two samplers share
-their temperatures. What is not tuned is the library's default, or 0.9 for the momentum. SGHMC is ours without tempering: it shows
-what the moving temperature adds.
+Heavy-ball methods share one range of learning rates, and so do those that rescale the gradient; Santa and the two samplers
+share their temperatures. What is not tuned is the library's default, or 0.9 for the momentum. SGHMC is `ctld` without tempering:
+it shows what the moving temperature adds.
 """
 
 from collections.abc import Mapping

@@ -67,7 +67,7 @@ class Fit:
             return carry, (*task.evaluate(carry[0], data, frozen), noise_temperature(carry[1], done + self.chunk))
 
         self.start = jax.jit(jax.vmap(start, (0, 0, None)))
-        self.advance = jax.jit(jax.vmap(advance, (0, 0, 0, 0, None, None)), donate_argnums=0)
+        self.advance = jax.jit(jax.vmap(advance, (0, 0, 0, 0, None, None)))
 
     def __call__(self, hyper: Mapping[str, jax.Array], seeds: jax.Array, frozen: Any = ()) -> tuple[Any, list[Point]]:
         """Trained parameters, leading axis (trials,), and the curve. `frozen` has that axis too."""
