@@ -46,7 +46,7 @@ class CharRNN(nn.Module):
         x = jax.nn.one_hot(characters, self.vocabulary)
         left: list[Any] = []
         for layer in memory:
-            # Flax's default, orthogonal, calls LAPACK for each matrix; many such calls at once can stop XLA for good on 2 cores.
+            # Not orthogonal, Flax's default: many calls of LAPACK at once can stop XLA for good on two cores.
             cell: Any = nn.OptimizedLSTMCell(UNITS, recurrent_kernel_init=nn.initializers.xavier_uniform())
             carry, x = nn.RNN(cell, return_carry=True)(x, initial_carry=layer)
             left.append(carry)
@@ -102,12 +102,14 @@ def task(text: data.Text, lanes: int, length: int, measured: int) -> training.Ta
     )
 
 
-def experiment(text: data.Text, name: str, steps: int, *, full: bool, experiment_name: str = NAME) -> Experiment:
+def experiment(
+    text: data.Text, name: str, steps: int, *, full: bool, experiment_name: str = NAME, points: int = POINTS
+) -> Experiment:
     lanes, length = (FULL_BATCH, FULL_LENGTH) if full else (BATCH, LENGTH)
     what = task(text, lanes, length, min(len(text.validation), len(text.test)) - 1 if full else MEASURED)
 
     def prepare(method: Method) -> sweep.Trainer:
-        fit = training.Fit(what, method, steps=steps, points=min(POINTS, steps))
+        fit = training.Fit(what, method, steps=steps, points=min(points, steps))
 
         def train(hyper: Mapping[str, jax.Array], seeds: jax.Array) -> list[Point]:
             return fit(hyper, seeds)[1]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import matplotlib as mpl
@@ -77,16 +77,24 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *lines))
 
 
-def in_words(hyper: Mapping[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in hyper.items())
+def in_words(rows: Sequence[Row], method: str) -> str:
+    """The setting that was chosen; an asterisk where it is the smallest or the largest of those tried."""
+    tried = [json.loads(row.hyperparameters) for row in rows if row.method == method and row.stage == "tune"]
+
+    def told(name: str, value: float) -> str:
+        values = [one[name] for one in tried]
+        is_edge = len(values) > 2 and value in (min(values), max(values))
+        return f"{name.replace('_', ' ')} {value:.3g}{'*' if is_edge else ''}"
+
+    return ", ".join(told(name, value) for name, value in chosen(rows, method).items())
 
 
 def results_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """One line a method: what was chosen, final figures with intervals, seconds of a trial."""
     metric = rows[0].metric
-    header = ["method", "chosen on validation", *(f"{metric}, {column}" for column in columns), "s a trial"]
+    header = ["method", "chosen (* edge of the range)", *(f"{metric}, {column}" for column in columns), "s a trial"]
     lines = [
-        [name, in_words(chosen(rows, name)), *(str(interval(final(rows, name, column))) for column in columns),
+        [name, in_words(rows, name), *(str(interval(final(rows, name, column))) for column in columns),
          f"{np.median([row.seconds for row in rows if row.method == name and row.stage == 'report']):.0f}"]
         for name in names([row for row in rows if row.stage == "report"])
     ]  # fmt: skip
