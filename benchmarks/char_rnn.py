@@ -10,6 +10,7 @@ streams through a file of any length. Perplexity is per character: exp of the me
 first characters of each part.
 """
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ STEPS = 600  # about 100,000 characters: some seconds a trial on two cores
 FULL_BATCH, FULL_LENGTH, FULL_PASSES = 100, 100, 50  # Karpathy, Johnson and Li (2015), whom the paper follows
 MEASURED = 4_000  # characters of each part, in BATCH lanes; with --full as many as the test part has
 POINTS = 12  # of a curve
+UNTUNED = {"learning_rate": 1.0, "temperature": 1e-7}  # CTLD's, for the experiments that need them, before this one was run
 
 METHODS = methods.table(Range(0.03, 10.0), adaptive=Range(1e-3, 0.1), temperature=Range(1e-9, 1e-5), variance=Range(1e-9, 1e-5))
 
@@ -125,6 +127,13 @@ def load(options: Any) -> tuple[data.Text, int]:
     text = data.text(options.text)
     passes = FULL_PASSES * (len(text.train) // (FULL_BATCH * FULL_LENGTH)) // POINTS * POINTS
     return text, options.steps or (passes if options.full else STEPS)
+
+
+def tuned(rows: Sequence[Row], text: str) -> dict[str, float]:
+    """What this experiment chose for CTLD on this text."""
+    found = [row for row in rows if row.experiment == NAME and row.method == "CTLD" and row.stage == "report"]
+    found = [row for row in found if json.loads(row.config)["text"] == text]
+    return json.loads(found[-1].hyperparameters) if found else UNTUNED
 
 
 def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:

@@ -3,9 +3,9 @@
     python -m benchmarks.sensitivity           after benchmarks.char_rnn: 20 settings, 3 seeds each, about 10 minutes on 2 cores
     python -m benchmarks.sensitivity --full    the size of `benchmarks.char_rnn --full`
 
-The character LSTM on War and Peace, trained by CTLD at the learning rate and temperature that `benchmarks.char_rnn` chose for it.
-The paper varies w (height) and sigma (width) around 20 and 0.04; its hills are constant, ours are well-tempered and start from
-0.1, so both ranges are here. S = 0 is a constant temperature: what is left then is what tempering does not do.
+The character LSTM on War and Peace, trained by CTLD at the learning rate and temperature that `benchmarks.char_rnn` chose for
+it. The paper varies w (height) and sigma (width) around 20 and 0.04; its hills are constant, ours are well-tempered and start
+from 0.1, so both ranges are here. S = 0 is a constant temperature: what is left then is what tempering does not do.
 """
 
 import json
@@ -16,7 +16,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
-from rich.console import Console
 from scipy import stats
 
 import ctld_optax
@@ -31,7 +30,6 @@ STRENGTHS = (0.0, 0.5, 0.7, 0.85, 0.95, 0.99)  # S
 DEFAULT = {"height": 0.1, "width": 0.04, "strength": 0.85}
 SEEDS = 3
 LIMIT = 0.05  # of the perplexity: "robust"
-FALLBACK = {"learning_rate": 1.0, "temperature": 1e-7}  # if char_rnn has not been run
 
 
 def make(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
@@ -44,13 +42,6 @@ def settings(base: Mapping[str, float]) -> list[dict[str, float]]:
     """All heights with all widths at the default S, then all S at the default hills; none twice."""
     hills = [{**base, **DEFAULT, "height": height, "width": width} for height in HEIGHTS for width in WIDTHS]
     return hills + [{**base, **DEFAULT, "strength": strength} for strength in STRENGTHS if strength != DEFAULT["strength"]]
-
-
-def tuned(rows: Sequence[Row], text: str) -> dict[str, float]:
-    """What `char_rnn` chose for CTLD on this text."""
-    found = [row for row in rows if row.experiment == char_rnn.NAME and row.method == "CTLD" and row.stage == "report"]
-    found = [row for row in found if json.loads(row.config)["text"] == text]
-    return json.loads(found[-1].hyperparameters) if found else FALLBACK
 
 
 def series(rows: Sequence[Row], vary: str, **fixed: float) -> dict[float, np.ndarray]:
@@ -102,8 +93,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
     return "\n\n".join(
         [
             "## Sensitivity (section 5.3, Figure 4)",
-            f"Test perplexity of CTLD on War and Peace at learning rate {base['learning_rate']:g}, temperature "
-            f"{base['temperature']:g}.",
+            f"CTLD's test perplexity at learning rate {base['learning_rate']:g} and temperature {base['temperature']:g}.",
             summary.markdown(["", *(f"sigma = {width:g}" for width in WIDTHS)], cells),
             summary.markdown([f"S = {strength:g}" for strength in by_strength], strengths),
             "![Test perplexity over height, width and strength](results/sensitivity.png)",
@@ -126,19 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.set_defaults(seeds=SEEDS)
     options = parser.parse_args(arguments)
     mpl.use("agg")
-    console = Console()
     text, steps = char_rnn.load(options)
     made = char_rnn.experiment(text, options.text, steps, full=options.full, experiment_name=NAME, points=1)
-    wanted = [
-        (hyper, seed) for hyper in settings(tuned(sweep.read(options.csv), options.text)) for seed in range(options.seeds)
-    ]
-    try:
-        sweep.run(made, "CTLD", made.prepare(Method({}, make)), "report", wanted, options.csv, console)
-    except KeyboardInterrupt:
-        console.print("Interrupted: the same command goes on from here.")
-        return
-    options.out.mkdir(parents=True, exist_ok=True)
-    console.print(summarize(sweep.newest(sweep.read(options.csv), NAME), options.out), markup=False)
+    tried = settings(char_rnn.tuned(sweep.read(options.csv), options.text))
+    sweep.fixed_from_command_line(made, {"CTLD": (Method({}, make), tried)}, options, summarize)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def claims(rows: Sequence[Row], *, early: int) -> str:
 
 def _best_at_the_end(rows: Sequence[Row], others: Sequence[str], column: str) -> str:
     """CTLD against every other method, and whether "best" is more than chance."""
-    mean = {name: _last_resort(float(np.mean(final(rows, name, column)))) for name in (*others, "CTLD")}
+    mean = {name: finite(float(np.mean(final(rows, name, column)))) for name in (*others, "CTLD")}
     rival = min(others, key=lambda name: mean[name])
     low, high = compare(rows, column, "CTLD", rival)
     by = f"CTLD {number(mean['CTLD'])}, {rival} {number(mean[rival])}; 95 % interval of the difference {low:.2g} to {high:.2g}"
@@ -163,7 +163,7 @@ def _ahead_at(rows: Sequence[Row], found: Sequence[str], early: int) -> str:
     """The order of the methods on the training figure, soon after the start."""
     steps = curves(rows, found[0], "train")[0]
     at = int(np.argmin(np.abs(steps - early)))
-    value = {name: _last_resort(float(np.mean(curves(rows, name, "train")[1][:, at]))) for name in found}
+    value = {name: finite(float(np.mean(curves(rows, name, "train")[1][:, at]))) for name in found}
     order = sorted(found, key=lambda name: value[name])
     adaptive = [name for name in ("RMSprop", "Adam") if name in found]
     if not adaptive:
@@ -175,7 +175,7 @@ def _ahead_at(rows: Sequence[Row], found: Sequence[str], early: int) -> str:
     return f"{_listed(adaptive)} do not both lead, against the paper (training figure at step {steps[at]}: {listed})."
 
 
-def _last_resort(value: float) -> float:
+def finite(value: float) -> float:
     """A method of which a seed diverged comes last."""
     return value if math.isfinite(value) else math.inf
 
