@@ -24,6 +24,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks import data, methods, summary, sweep, training
 from benchmarks.sweep import Experiment, Method, Point, Range, Row
+from ctld_optax import plotting
 
 NAME = "char_rnn"
 LAYERS, UNITS = 3, 64  # the paper's
@@ -139,20 +140,24 @@ def tuned(rows: Sequence[Row], text: str) -> dict[str, float]:
 def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
     """Figure 3 and its table."""
     steps = max(row.step for row in rows)
+    config = json.loads(rows[-1].config)
+    read = config["steps"] * config["lanes"] * config["length"]
     with summary.styled():
         figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
         for ax, column in zip(axes, ("train", "test"), strict=True):
             summary.draw_curves(ax, rows, column)
-            ax.axvline(steps * methods.SAMPLING_SHARE, color="0.25", linewidth=0.9, linestyle="--")
             ax.set(title=f"{column} set", ylabel="perplexity per character", yscale="log")
             summary.plain_ticks(ax)
-        axes[0].legend(frameon=False, fontsize="small", ncols=2, title="dashed: the samplers hand over to SGD-M")
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=7, fontsize="small", frameon=False
+        )
+        plotting.mark_switch(round(steps * methods.SAMPLING_SHARE), ax=axes[0])
         figure.savefig(folder / "char_rnn.png", dpi=150)
         plt.close(figure)
     return "\n\n".join(
         [
             "## Character-level LSTM (section 5.2, Figure 3)",
-            "Perplexity per character in the end, lower is better; 1 would be perfect foresight.",
+            f"Perplexity per character in the end. Every trial read {read:,} characters in {config['steps']} steps.",
             summary.results_table(rows, ("train", "test")),
             "![Perplexity of every method over the steps](results/char_rnn.png)",
             summary.claims(rows, early=steps // 6),

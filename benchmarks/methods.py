@@ -2,8 +2,8 @@
 
 Heavy-ball methods share one range of learning rates, RMSprop and Adam another, and Santa has the latter over 100: its velocity
 adds up ten gradients, and the second moment that divides them starts at 0. (A first sweep with the range of RMSprop left Santa
-at the lower edge, worse than an untrained network.) Santa and the two samplers share their temperatures. What is not tuned is the
-library's default, or 0.9 for the momentum. SGHMC is `ctld` without tempering: it shows what the moving temperature adds.
+at the lower edge, worse than an untrained network.) Santa and the two samplers share their temperatures. What is not tuned is
+the library's default, or 0.9 for the momentum. SGHMC is `ctld` without tempering: it shows what the moving temperature adds.
 """
 
 from collections.abc import Mapping

@@ -8,6 +8,7 @@ samples in the first half of every layer's steps. The curves are the mean square
 encoded up to the layer in training and decoded again: one unit for all layers, with a bump wherever an untrained layer joins.
 """
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -134,12 +135,14 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
     """Figure 2 and its table."""
     steps = max(row.step for row in rows)
     last = steps - steps // 4
+    config = json.loads(rows[-1].config)
     with summary.styled():
         figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", width_ratios=(1.4, 1))
         summary.draw_curves(left, rows, "train")
         for switch in range(steps // 4, steps, steps // 4):
             left.axvline(switch, color="0.8", linewidth=0.9, zorder=0)
-        left.set(xlabel="step (grey: the next layer joins)", ylabel="mean square error per pixel, training set", yscale="log")
+        left.set(xlabel="step (grey: the next layer joins)", ylabel="square error per pixel, training set", yscale="log")
+        summary.plain_ticks(left)
         left.legend(frameon=False, fontsize="small", ncols=2)
         for name in ("SGHMC", "CTLD"):
             if name in summary.names(rows):
@@ -154,7 +157,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
     return "\n\n".join(
         [
             "## Stacked denoising autoencoders (section 5.1, Figure 2)",
-            "Greedy layer-wise training on MNIST; error per pixel of the whole stack after the last layer, lower is better.",
+            f"Layers {config['widths']}, {config['steps_a_layer']} steps each, on MNIST: error per pixel of the whole stack.",
             summary.results_table(rows, ("train", "test")),
             "![Reconstruction error of every method, and the noise of the last layer](results/sda.png)",
             summary.claims(rows, early=steps // 16),

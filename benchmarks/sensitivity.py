@@ -56,6 +56,8 @@ def series(rows: Sequence[Row], vary: str, **fixed: float) -> dict[float, np.nda
 
 def variation(groups: Sequence[np.ndarray], what: str) -> str:
     """Largest minus smallest mean over the mean of all, and whether seeds alone could have done it."""
+    if len(groups) < 2:
+        return f"- **{what}**: not enough settings in the CSV yet."
     means = np.asarray([group.mean() for group in groups])
     share = float((means.max() - means.min()) / means.mean())
     if not np.isfinite(share):
