@@ -8,7 +8,6 @@ grids is reported, and a run that diverges counts as one that did not learn. A t
 temperatures on either side, and whether the moment of the hand-over matters.
 """
 
-import dataclasses
 import functools
 import json
 import pathlib
@@ -21,12 +20,12 @@ import matplotlib as mpl
 import numpy as np
 import optax
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from rich.console import Console
 
 import ctld_optax
 from benchmarks import data, deep_mlp, methods, summary, sweep, training
 from benchmarks.handover import hand_over_when
+from benchmarks.plateau_maps import LEFT, Map, bands_table, collect, draw_fates, draw_map, ends, rates_table, wider
 from benchmarks.sweep import Experiment, Method, Point, Range, Row
 from ctld_optax import baselines, plotting
 
@@ -47,19 +46,15 @@ FIXED = {"SGHMC": 8e-5, "CTLD": 4e-5}
 VARIANCE = 0.03  # of AnnealSGD
 SANTA = {"temperature": 1e-7, "annealing": 0.5}
 
-LEFT = 0.2  # accuracy that shows that a run has left chance level: ten classes of nearly one size
-TRAINED = 0.9  # accuracy that counts as working
 MOMENTUM = methods.MOMENTUM
 SHARE = methods.SAMPLING_SHARE
-FATES = ("trained", "on the way", "never left", "lost again", "diverged")
-FATE_COLORS = dict(zip(FATES, (plotting.GREEN, plotting.SKY, "0.75", plotting.ORANGE, plotting.VERMILLION), strict=True))
 VARIANTS = ("CTLD, cold hand-over", "CTLD, cooled", "SGHMC, cooled")
 
 
 def sampler(hyper: Mapping[str, Any], key: Any, *, tempered: bool = True, **changes: Any) -> Any:
     tempering = ctld_optax.PolynomialTempering(strength=hyper["strength"]) if tempered else None
-    arguments = {"temperature": hyper["temperature"], "tempering": tempering} | changes
-    return ctld_optax.ctld(hyper["learning_rate"], momentum=MOMENTUM, key=key, **arguments)
+    temperature = changes.pop("temperature", hyper["temperature"])
+    return ctld_optax.ctld(hyper["learning_rate"], temperature, MOMENTUM, key=key, tempering=tempering, **changes)
 
 
 def switched(hyper: Mapping[str, Any], key: Any, steps: int, **changes: Any) -> Any:
@@ -87,7 +82,8 @@ def waiting(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
 
 
 def _santa(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
-    return baselines.santa(hyper["learning_rate"], key=key, exploration_steps=round(SHARE * steps), **SANTA)
+    rate, temperature = hyper["learning_rate"], SANTA["temperature"]
+    return baselines.santa(rate, temperature, key=key, exploration_steps=round(SHARE * steps), annealing=SANTA["annealing"])
 
 
 # Optax's default puts RMSprop's eps under the root, where it is 10^-4, far above the gradients of the plateau.
@@ -184,51 +180,6 @@ def experiment(images: data.Split, name: str, steps: int) -> Experiment:
     return Experiment(NAME, "accuracy", config, prepare, AT_ONCE, maximize=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Map:
-    """Results over one hyperparameter: `curves` has shape (values, seeds, points), the accuracy on the test set."""
-
-    values: np.ndarray
-    curves: np.ndarray
-
-    @property
-    def final(self) -> np.ndarray:
-        """Shape (values, seeds); a run that diverged has accuracy 0."""
-        return np.nan_to_num(self.curves[..., -1])
-
-    @property
-    def fates(self) -> np.ndarray:
-        """Shape (values, seeds), names from `FATES`."""
-        end, best = self.curves[..., -1], np.nanmax(np.nan_to_num(self.curves), axis=-1)
-        conditions = [np.isnan(end), end >= TRAINED, end > LEFT, best > LEFT]
-        return np.select(conditions, ["diverged", "trained", "on the way", "lost again"], "never left")
-
-    def share(self, *fates: str) -> np.ndarray:
-        """Shape (values,): the share of seeds with one of these fates."""
-        return np.isin(self.fates, fates).mean(axis=1)
-
-    def decades(self, threshold: float) -> np.ndarray:
-        """Shape (seeds,): how many decades of values reach the threshold, the accuracy interpolated over their logarithm."""
-        fine = np.linspace(*np.log10(self.values[[0, -1]]), 20_001)
-        span = fine[-1] - fine[0]
-        return np.array([span * np.mean(np.interp(fine, np.log10(self.values), row) >= threshold) for row in self.final.T])
-
-
-def collect(rows: Sequence[Row], method: str, over: str, **fixed: float) -> Map | None:
-    """The map of a method over one hyperparameter, the others `fixed`; only values that all seeds have."""
-    found: dict[float, dict[int, dict[int, float]]] = {}
-    for row in rows:
-        hyper: dict[str, float] = json.loads(row.hyperparameters)
-        if row.method == method and over in hyper and all(hyper.get(name) == value for name, value in fixed.items()):
-            found.setdefault(hyper[over], {}).setdefault(row.seed, {})[row.step] = row.test
-    if not found:
-        return None
-    seeds = sorted({seed for by_seed in found.values() for seed in by_seed})
-    values = sorted(value for value, by_seed in found.items() if len(by_seed) == len(seeds))
-    curves = [[[found[value][seed][step] for step in sorted(found[value][seed])] for seed in seeds] for value in values]
-    return Map(np.asarray(values), np.asarray(curves))
-
-
 def maps_over_rates(rows: Sequence[Row]) -> dict[str, Map]:
     found = {
         name: collect(rows, name, "learning_rate", **({"temperature": FIXED[name]} if name in FIXED else {}))
@@ -247,9 +198,73 @@ def maps_over_temperatures(rows: Sequence[Row]) -> dict[str, Map]:
     return {name: each for name, each in found.items() if each is not None}
 
 
+def draw(path: pathlib.Path, rates: Mapping[str, Map], temperatures: Mapping[str, Map]) -> None:
+    with summary.styled():
+        figure = plt.figure(figsize=(13, 10), layout="constrained")
+        axes = figure.subplot_mosaic([["rates", "temperatures"], ["fates", "handovers"]])
+        for name, each in rates.items():
+            draw_map(axes["rates"], each, color=summary.COLORS[name], label=name)
+        looks = ((plotting.VERMILLION, "-"), (plotting.ORANGE, "--"), (plotting.PURPLE, ":"))
+        tempered = [f"CTLD, S = {strength:g}" for strength in STRENGTHS]
+        shades = {"SGHMC": (plotting.SKY, "-")} | dict(zip(tempered, looks, strict=True))
+        for name in [name for name in shades if name in temperatures]:
+            color, line = shades[name]
+            draw_map(axes["temperatures"], temperatures[name], color=color, linestyle=line, label=name)
+        plain = f"CTLD, S = {STRENGTHS[0]:g}"
+        styles = {
+            plain: (plotting.VERMILLION, "-"),
+            "CTLD, cold hand-over": (plotting.BLUE, "--"),
+            "CTLD, cooled": (plotting.GREEN, ":"),
+            "SGHMC": (plotting.SKY, "-"),
+            "SGHMC, cooled": ("0.4", ":"),
+        }
+        for name in [name for name in styles if name in temperatures]:
+            color, line = styles[name]
+            draw_map(axes["handovers"], temperatures[name], color=color, linestyle=line, label=name)
+        if temperatures:
+            draw_fates(axes["fates"], temperatures)
+        axes["rates"].set(xlabel="learning rate", title="Every method over its learning rates")
+        axes["temperatures"].set(xlabel="base temperature  [nats]", title=f"The samplers at learning rate {RATE:g}")
+        axes["handovers"].set(xlabel="base temperature  [nats]", title="Other ways to hand over to SGD-M")
+        for name in ("rates", "temperatures", "handovers"):
+            axes[name].axhline(0.1, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
+            axes[name].set(xscale="log", ylim=(-0.03, 1.03), ylabel="test accuracy (0: diverged)")
+            axes[name].legend(frameon=False, fontsize="small", loc="upper left" if name != "rates" else "upper right")
+        figure.savefig(path, dpi=120)
+        plt.close(figure)
+
+
+INTRODUCTION = f"""\
+Twenty hidden ReLU layers with N(0, 0.1²) weights, after Neelakantan et al. (2015); test accuracy, higher is better, 0 for a run
+that diverged. Samplers sample for half the steps, then run SGD-M at the same learning rate. Over learning rates the other
+hyperparameters stand still: {", ".join(f"{name} T = {value:g}" for name, value in FIXED.items())}, AnnealSGD variance
+{VARIANCE:g} with momentum {MOMENTUM:g}, Santa {summary.in_words(SANTA)}, chosen in a few trials on other seeds. RMSprop
+has its eps outside the root: inside, Optax's default, it is far above the gradients of the plateau."""
+
+
 def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
     """The maps, the bands in decades, and what ends them."""
-    return "TODO"
+    rates, temperatures = maps_over_rates(rows), maps_over_temperatures(rows)
+    draw(folder / "plateau.png", rates, temperatures)
+    parts = [
+        "## The plateau of a very deep network",
+        INTRODUCTION,
+        "![Accuracy over learning rate and temperature, and the fate of every run](results/plateau.png)",
+        rates_table(rates),
+    ]
+    if "SGD-M" in rates:
+        left = np.count_nonzero(rates["SGD-M"].final > LEFT)
+        parts.append(f"SGD-M left chance level in {left} of its {rates['SGD-M'].final.size} runs.")
+    if temperatures:
+        parts.append(bands_table(temperatures))
+        pairs = [(name, "SGHMC") for name in temperatures if name.startswith("CTLD, S")]
+        plain = f"CTLD, S = {STRENGTHS[0]:g}"
+        pairs += [("CTLD, cold hand-over", plain), ("CTLD, cooled", plain), ("SGHMC, cooled", "SGHMC"),
+                  ("CTLD, cooled", "SGHMC, cooled")]  # fmt: skip
+        lines = [wider(temperatures, *pair) for pair in pairs if set(pair) <= temperatures.keys()]
+        lines += [ends(name, each) for name, each in temperatures.items()]
+        parts.append("\n".join(f"- {line}" for line in lines))
+    return "\n\n".join(parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
