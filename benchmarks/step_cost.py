@@ -69,7 +69,7 @@ def variants() -> dict[str, Variant]:
     table["switch to Adam, after"] = Variant(ctld_optax.phase_switch(sampler(), optax.adam(LEARNING_RATE), 10**9), switched)
     baselines = getattr(ctld_optax, "baselines", None)
     if baselines is not None and hasattr(baselines, "santa"):
-        table["Santa"] = Variant(baselines.santa(LEARNING_RATE, key=0))
+        table["Santa"] = Variant(baselines.santa(LEARNING_RATE, TEMPERATURE, key=0, exploration_steps=10**9))
     return table
 
 

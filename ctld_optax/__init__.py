@@ -1,8 +1,11 @@
 """Continuously tempered Langevin dynamics for JAX, as an Optax gradient transformation."""
 
+from ctld_optax import baselines as baselines
 from ctld_optax import checkpoint as checkpoint
 from ctld_optax import diagnostics as diagnostics
 from ctld_optax import posterior as posterior
+from ctld_optax import recorder as recorder
+from ctld_optax import writers as writers
 from ctld_optax._accumulate import AccumulateState as AccumulateState
 from ctld_optax._accumulate import accumulate as accumulate
 from ctld_optax._adaptive_force import AdaptiveBiasingForce as AdaptiveBiasingForce

@@ -40,10 +40,6 @@ With flax.training.train_state.TrainState, whose `apply_gradients` cannot forwar
 With flax.nnx: `optimizer.update(model, grads, value=loss)`."""
 
 
-# Folded into the state's key for the rounding. Far from 0, 1, 2: folding in i and splitting off the i-th give the same key.
-ROUNDING = 0x726F756E
-
-
 class CTLDState(NamedTuple):
     """State of :func:`ctld`. Same structure, shapes and dtypes from `init` to every `update`.
 
@@ -93,10 +89,10 @@ class LangevinKernel:
 
     def init(self, params: optax.Params) -> CTLDState:
         check_params(params)
-        dtype = _scalar_dtype(params)
+        dtype = scalar_dtype_of(params)
         # Split from a clone: the state never holds the caller's own key, which a donation would delete.
         key, theta_key, alpha_key = jax.random.split(jax.random.clone(self.key), 3)
-        momentum = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_momentum_dtype(p, self.momentum_dtype)), params)
+        momentum = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=momentum_dtype_of(p, self.momentum_dtype)), params)
         if self.stationary_start:
             learning_rate, temperature = self._hyperparameters(jnp.zeros((), jnp.int32), dtype)
             # As in `thermalize`: a warm-up from learning_rate = 0 starts at rest, not at infinity.
@@ -188,10 +184,7 @@ class LangevinKernel:
         """
         step = -1 * jnp.asarray(self.learning_rate(count))
         updates = jax.tree.map(lambda m: step.astype(m.dtype) * m, momentum)
-        if params is not None and key is not None and _rounding.any_narrow(params):
-            key = jax.random.fold_in(jax.random.clone(key), ROUNDING)
-            updates = _rounding.round_updates(updates, params, key, self.param_specs)
-        return optax.tree.cast_like(updates, like)
+        return _rounding.cast_updates(updates, like, params, key, self.param_specs)
 
     def _hyperparameters(self, count: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
         temperature = jnp.asarray(self.temperature(count), dtype)
@@ -461,13 +454,13 @@ def _mend(_: Any, carry: tuple[jax.Array, optax.Updates]) -> tuple[jax.Array, op
     return jnp.full_like(squares, jnp.inf), momentum
 
 
-def _momentum_dtype(param: Any, momentum_dtype: Any) -> Any:
+def momentum_dtype_of(param: Any, momentum_dtype: Any) -> Any:
     # Canonical: a NumPy float64 array counts as float32 unless x64 is enabled.
     dtype = jax.dtypes.canonicalize_dtype(param.dtype)
     return _rounding.at_least_float32(dtype) if momentum_dtype is None else jnp.dtype(momentum_dtype)
 
 
-def _scalar_dtype(params: optax.Params) -> Any:
+def scalar_dtype_of(params: optax.Params) -> Any:
     """float32, or float64 if any parameter is."""
     wide = any(jax.dtypes.canonicalize_dtype(leaf.dtype) == jnp.float64 for leaf in jax.tree.leaves(params))
     return jnp.dtype(jnp.float64 if wide else jnp.float32)

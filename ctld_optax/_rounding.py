@@ -15,8 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from ctld_optax import _noise
+
+# Folded into the state's key for the rounding. Far from 0, 1, 2: folding in i and splitting off the i-th give the same key.
+_ROUNDING = 0x726F756E
 
 
 def is_narrow(dtype: Any) -> bool:
@@ -36,6 +40,16 @@ def any_narrow(params: Any) -> bool:
 def uniform(word: jax.Array) -> jax.Array:
     """A noise source: float32, uniform on the 2^24 multiples of 2^-24 in [0, 1)."""
     return (word >> 8).astype(jnp.float32) * np.float32(2.0**-24)
+
+
+def cast_updates(updates: Any, like: Any, params: Any = None, key: jax.Array | None = None, specs: Any = None) -> Any:
+    """Exact updates in the dtype of `like`; their rounding to narrow `params`, if given, is unbiased.
+
+    `key`, needed then, is only read, and may be one that a state holds.
+    """
+    if params is not None and key is not None and any_narrow(params):
+        updates = round_updates(updates, params, jax.random.fold_in(jax.random.clone(key), _ROUNDING), specs)
+    return optax.tree.cast_like(updates, like)
 
 
 def round_updates(updates: Any, params: Any, key: jax.Array, specs: Any = None) -> Any:

@@ -1,6 +1,6 @@
 """Pure readers of a state or of a recorded trajectory: did alpha do what it should, and how hot was it?
 
-Record a trajectory with :func:`snapshot` inside `lax.scan` (or in a Python loop, stacked afterwards):
+Record a trajectory with :func:`snapshot` inside `lax.scan` (or in a Python loop, stacked afterwards)::
 
     def step(carry, batch):
         ...

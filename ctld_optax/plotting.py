@@ -1,12 +1,15 @@
 """The pictures, on Matplotlib axes (`pip install ctld-optax[plot]`).
 
-Every function draws on `ax` (the current axes if None), returns it, and leaves titles and saving to the caller.
-Colours are from
-Okabe and Ito's palette, which colour-blind readers can tell apart.
+Every function draws on `ax` (the current axes if None), returns it, and leaves titles, legends and saving to the caller; what
+it draws has labels, so that `ax.legend()` is enough. Colours are from Okabe and Ito's palette and from Matplotlib's cividis,
+which colour-blind readers can tell apart and which stay apart in grey.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,11 +29,14 @@ BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, YELLOW = (
     "#F0E442",
 )
 PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)  # yellow is too pale for a line
+# For `plt.rcParams.update` or `plt.rc_context`: the style of the project's own pictures.
+STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 
 
 def temperature_trajectory(
     beta: Any,
     *,
+    step: Any = None,
     switch_step: int | None = None,
     tempering: PolynomialTempering | None = None,
     ax: Axes | None = None,
@@ -40,24 +46,24 @@ def temperature_trajectory(
 
     Args:
       beta: g(alpha) at each step, shape (steps,), for example `trajectory.beta`.
+      step: number of each step, likewise, if not every step is there; None: 1, 2, 3, ...
       switch_step: `sampling_steps`, if the run went on after sampling; what follows is drawn as zero noise.
       tempering: the one given to `ctld`; None is the default one.
       ax: where to draw.
       color: of the line.
     """
     ax = plt.gca() if ax is None else ax
-    beta = np.asarray(beta, np.float64)
-    if beta.ndim != 1:
-        raise ValueError(f"temperature_trajectory draws one run: beta must have shape (steps,), got {beta.shape}.")
-    sampled = beta if switch_step is None else beta[:switch_step]
-    ax.plot(np.arange(1, sampled.size + 1), 1.0 / sampled, color=color, linewidth=0.9)
+    beta = _one_run("temperature_trajectory", beta=beta)[0]
+    step = _steps(step, beta)
+    last = step[-1] if switch_step is None else switch_step
+    ax.plot(step[step <= last], 1.0 / beta[step <= last], color=color, linewidth=0.9, label="temperature")
     hottest = 1.0 / (1.0 - (tempering or PolynomialTempering()).strength)
     for level, label in ((1.0, "base"), (hottest, "hottest")):
         ax.axhline(level, color="0.6", linewidth=0.7, linestyle=":")
         ax.annotate(label, (1.0, level), xycoords=("axes fraction", "data"), xytext=(-3, 2), textcoords="offset points",
                     ha="right", va="bottom", color="0.4", fontsize="small")  # fmt: skip
-    if switch_step is not None and beta.size > switch_step:
-        ax.plot([switch_step, beta.size], [0.0, 0.0], color=color, linewidth=1.6)
+    if switch_step is not None and step[-1] > switch_step:
+        ax.plot([switch_step, step[-1]], [0.0, 0.0], color=color, linewidth=1.6)
         mark_switch(switch_step, ax=ax)
     ax.set(xlabel="step", ylabel=r"temperature $1/g(\alpha)$  [base $T$]", ylim=(-0.25, hottest * 1.12))
     return ax
@@ -123,3 +129,162 @@ def bias_potential(
         ax.plot(alpha, free_energy - free_energy.min(), color=PURPLE, linestyle="--", label=r"free energy $F$ implied")
     ax.set(xlabel=r"tempering variable $\alpha$", ylabel=r"energy  [$k_B T_c$]")
     return ax
+
+
+def kinetic_temperature(
+    trajectory: diagnostics.Snapshot,
+    num_params: int,
+    temperature: float,
+    momentum: float = 0.9,
+    *,
+    step: Any = None,
+    ax: Axes | None = None,
+    color: str = BLUE,
+) -> Axes:
+    """2 K / d over the steps of one run against what the discrete recursion settles at, 2 T / ((1 + momentum) g(alpha)).
+
+    The band is two standard deviations of a single step, 2 sqrt(2/d) of the target: with few parameters it is wide.
+    Momenta remember 1/(1 - momentum) steps, and so lag behind a moving target.
+
+    Args:
+      trajectory: of one run, fields of shape (steps,); draw a stretch with `jax.tree.map(lambda x: x[a:b], trajectory)`.
+      num_params: d, how many parameters there are (not arrays).
+      temperature: T > 0, as given to `ctld`.
+      momentum: likewise.
+      step: as in :func:`temperature_trajectory`.
+      ax: where to draw.
+      color: of the measured line.
+    """
+    ax = plt.gca() if ax is None else ax
+    kinetic_energy, beta = _one_run("kinetic_temperature", kinetic_energy=trajectory.kinetic_energy, beta=trajectory.beta)
+    step = _steps(step, beta)
+    target = diagnostics.kinetic_temperature_target(temperature, momentum, beta)
+    spread = 2.0 * np.sqrt(2.0 / num_params)
+    low, high = target * max(1.0 - spread, 0.0), target * (1.0 + spread)
+    ax.fill_between(step, low, high, color=ORANGE, alpha=0.3, linewidth=0, label="two standard deviations")
+    measured = diagnostics.kinetic_temperature(kinetic_energy, num_params)
+    ax.plot(step, measured, color=color, linewidth=0.9, label="measured")
+    ax.plot(step, target, color="0.15", linewidth=1.1, linestyle="--", label="target")
+    ax.set(xlabel="step", ylabel=r"kinetic temperature $2K/d$  [units of value]")
+    ax.set_ylim(bottom=0.0)
+    return ax
+
+
+def phase_portrait(
+    alpha: Any,
+    r_alpha: Any,
+    *,
+    tempering: PolynomialTempering | None = None,
+    max_points: int = 10_000,
+    ax: Axes | None = None,
+    cmap: str = "cividis",
+) -> Axes:
+    """Where (alpha, r_alpha) has been: one point a step, coloured by its temperature, with the window shaded.
+
+    In equilibrium alpha is uniform and r_alpha ~ N(0, 1) whatever alpha is; the dotted lines at -2 and 2 hold 95 % of it.
+
+    Args:
+      alpha: any shape; all entries are pooled.
+      r_alpha: its momentum, same shape.
+      tempering: the one given to `ctld`; None is the default one.
+      max_points: more than these are thinned out evenly.
+      ax: where to draw.
+      cmap: Matplotlib colour map of the temperature 1/g(alpha).
+    """
+    ax = plt.gca() if ax is None else ax
+    tempering = tempering or PolynomialTempering()
+    limit = tempering.delta_prime
+    alpha, r_alpha = np.ravel(np.asarray(alpha, np.float64)), np.ravel(np.asarray(r_alpha, np.float64))
+    if alpha.shape != r_alpha.shape:
+        raise ValueError(f"alpha and r_alpha must have the same number of entries, got {alpha.size} and {r_alpha.size}.")
+    chosen = _thinned(alpha.size, max_points)
+    alpha, r_alpha = alpha[chosen], r_alpha[chosen]
+    ax.axvspan(-tempering.delta, tempering.delta, color=SKY, alpha=0.25, linewidth=0, label=r"window $|\alpha|\leq\delta$")
+    points = ax.scatter(
+        alpha,
+        r_alpha,
+        c=1.0 / np.asarray(tempering.beta(jnp.asarray(alpha))),
+        s=4.0,
+        cmap=cmap,
+        vmin=1.0,
+        vmax=1.0 / (1.0 - tempering.strength),
+        linewidths=0.0,
+        rasterized=True,
+    )
+    for level in (-2.0, 2.0):
+        ax.axhline(level, color="0.4", linewidth=0.9, linestyle=":")
+    figure = ax.figure
+    figure.colorbar(points, ax=ax, label=r"temperature $1/g(\alpha)$  [base $T$]")
+    reach = max(3.5, 1.05 * float(np.abs(r_alpha).max(initial=0.0)))
+    ax.set(xlabel=r"tempering variable $\alpha$", ylabel=r"its momentum $r_\alpha$", xlim=(-limit, limit), ylim=(-reach, reach))
+    return ax
+
+
+def sample_cloud(
+    samples: Any,
+    *,
+    energy: Callable[[jax.Array], jax.Array] | None = None,
+    limits: tuple[tuple[float, float], tuple[float, float]] | None = None,
+    max_points: int = 5_000,
+    ax: Axes | None = None,
+    color: str = BLUE,
+    label: str | None = None,
+) -> Axes:
+    """Samples of two coordinates as points, over the density they should have.
+
+    Args:
+      samples: shape (..., 2); all leading axes are pooled.
+      energy: of one point of shape (2,), in units of its temperature (value / T): its contours are drawn at
+        1, 2, ... 6 above its lowest point on the picture. None: no contours.
+      limits: ((x_low, x_high), (y_low, y_high)); None: what the samples span, and a twentieth more.
+      max_points: more than these are thinned out evenly.
+      ax: where to draw.
+      color: of the points.
+      label: of the points in a legend.
+    """
+    ax = plt.gca() if ax is None else ax
+    samples = np.asarray(samples, np.float64)
+    if samples.ndim < 1 or samples.shape[-1] != 2 or samples.size == 0:
+        raise ValueError(
+            f"sample_cloud draws points of two coordinates: samples must have shape (..., 2), got {samples.shape}. "
+            "Choose two, for example samples[..., [0, 3]]."
+        )
+    points = samples.reshape(-1, 2)
+    if limits is None:
+        low, high = points.min(axis=0), points.max(axis=0)
+        margin = 0.05 * np.where(high > low, high - low, 1.0)
+        (x_low, y_low), (x_high, y_high) = low - margin, high + margin
+        limits = ((x_low, x_high), (y_low, y_high))
+    if energy is not None:
+        x, y = (np.linspace(*ends, 201) for ends in limits)
+        grid = jnp.stack(jnp.meshgrid(jnp.asarray(x), jnp.asarray(y)), axis=-1)
+        heights = np.asarray(jax.jit(jax.vmap(jax.vmap(energy)))(grid), np.float64)
+        levels = np.nanmin(heights) + np.arange(1.0, 7.0)
+        ax.contour(x, y, heights, levels=levels, colors="0.35", linewidths=0.6, linestyles="solid", zorder=1)
+    points = points[_thinned(len(points), max_points)]
+    ax.plot(*points.T, ".", color=color, markersize=3.0, alpha=0.6, markeredgewidth=0.0, rasterized=True, label=label)
+    ax.set(xlabel="first coordinate", ylabel="second coordinate", xlim=limits[0], ylim=limits[1])
+    return ax
+
+
+def _one_run(function: str, **arrays: Any) -> list[np.ndarray]:
+    """The arrays in float64, once each is seen to be of shape (steps,)."""
+    found = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
+    for name, array in found.items():
+        if array.ndim != 1:
+            raise ValueError(f"{function} draws one run: {name} must have shape (steps,), got {array.shape}.")
+    return list(found.values())
+
+
+def _steps(step: Any, like: np.ndarray) -> np.ndarray:
+    """The number of each step, counted from one if not given."""
+    if step is None:
+        return np.arange(1, like.size + 1)
+    step = np.asarray(step)
+    if step.shape != like.shape:
+        raise ValueError(f"step must have one number for each of the {like.size} entries, got shape {step.shape}.")
+    return step
+
+
+def _thinned(size: int, most: int) -> slice:
+    return slice(None, None, max(-(-size // most), 1))

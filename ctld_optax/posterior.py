@@ -1,18 +1,20 @@
 """Posterior samples from a run: which steps count, how much each counts, and a fixed-size ensemble collected inside jit.
 
-sampler = ctld_optax.ctld(learning_rate, 1 / num_examples, key=0, coupling="hamiltonian",
-                          bias=ctld_optax.AdaptiveBiasingForce(), alpha_step_size=0.05)
-reservoir = ctld_optax.posterior.Reservoir(capacity=64, thin=100)
-ensemble = reservoir.init(params, key=1)
+A training loop that keeps 64 parameter sets of the posterior::
 
-def step(carry, batch):
-    params, opt_state, ensemble = carry
-    loss, grads = jax.value_and_grad(loss_fn)(params, batch)
-    updates, opt_state = sampler.update(grads, opt_state, params, value=loss)
-    ensemble = reservoir.update(ensemble, params, ctld_optax.posterior.in_window(opt_state.alpha))
-    return (optax.apply_updates(params, updates), opt_state, ensemble), None
+    sampler = ctld_optax.ctld(learning_rate, 1 / num_examples, key=0, coupling="hamiltonian",
+                              bias=ctld_optax.AdaptiveBiasingForce(), alpha_step_size=0.05)
+    reservoir = ctld_optax.posterior.Reservoir(capacity=64, thin=100)
+    ensemble = reservoir.init(params, key=1)
 
-mean_prediction = ctld_optax.posterior.predict(ensemble, model, inputs)
+    def step(carry, batch):
+        params, opt_state, ensemble = carry
+        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+        updates, opt_state = sampler.update(grads, opt_state, params, value=loss)
+        ensemble = reservoir.update(ensemble, params, ctld_optax.posterior.in_window(opt_state.alpha))
+        return (optax.apply_updates(params, updates), opt_state, ensemble), None
+
+    mean_prediction = ctld_optax.posterior.predict(ensemble, model, inputs)
 """
 
 import dataclasses

@@ -366,7 +366,7 @@ def _(row: Row) -> None:
 
     state = tx.init(params)
     step(state)
-    changed = {name: 2.0 * state.hyperparams[name] for name in ("learning_rate", "temperature")}
+    changed = {name: 2.0 * state.hyperparams[name] for name in ("learning_rate", "temperature") if name in state.hyperparams}
     updates, _ = step(state._replace(hyperparams=state.hyperparams | changed))
     plain = row.make(**{name: float(number) for name, number in changed.items()})
     value, grads = value_and_grads(params)

@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 import ctld_optax
+from ctld_optax import baselines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,4 +62,14 @@ ROWS = (
     Row(
         "phase_switch onto adam", ctld_then_adam, BASE | {"sampling_steps": 2}, refuses={"strict promotion": ADAM_UNDER_STRICT}
     ),
+    Row("baselines.sgld", baselines.sgld, BASE, needs_value=False),
+    Row("baselines.sghmc", baselines.sghmc, BASE, needs_value=False),
+    Row(
+        "baselines.anneal_sgd",
+        baselines.anneal_sgd,
+        {"learning_rate": 1e-2, "variance": 1.0, "key": 0},
+        needs_value=False,
+        cold={"variance": 0.0},
+    ),
+    Row("baselines.santa", baselines.santa, BASE | {"exploration_steps": 2}, needs_value=False),
 )

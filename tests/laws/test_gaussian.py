@@ -32,23 +32,23 @@ def langevin(**changes):
     return ctld_optax.ctld(**(settings | changes))
 
 
-def exact_law():
+def exact_law(momentum=MOMENTUM):
     """<theta theta^T>, <r r^T>, and <theta_{t+k} theta_t^T> at the lags."""
     eye = np.eye(2)
-    scale = np.sqrt(2 * (1 - MOMENTUM) * TEMPERATURE / LEARNING_RATE)
-    forward = np.block([[eye - LEARNING_RATE * HESSIAN, -LEARNING_RATE * MOMENTUM * eye], [HESSIAN, MOMENTUM * eye]])
+    scale = np.sqrt(2 * (1 - momentum) * TEMPERATURE / LEARNING_RATE)
+    forward = np.block([[eye - LEARNING_RATE * HESSIAN, -LEARNING_RATE * momentum * eye], [HESSIAN, momentum * eye]])
     noise = scale * np.vstack([LEARNING_RATE * eye, -eye])
     covariance = scipy.linalg.solve_discrete_lyapunov(forward, noise @ noise.T)
     lagged = [(np.linalg.matrix_power(forward, lag) @ covariance)[:2, :2] for lag in LAGS]
     return covariance[:2, :2], covariance[2:, 2:] * LEARNING_RATE / TEMPERATURE, np.stack(lagged)
 
 
-def worst_deviation(transformation, *, steps=8_000, chains=64, start=(0.9, -0.4)):
+def worst_deviation(transformation, *, momentum=MOMENTUM, steps=8_000, chains=64, start=(0.9, -0.4)):
     """How far the run is from the exact law, in standard errors: second moments and autocovariances."""
     draws, _ = simulate(transformation, loss, jnp.asarray(start, jnp.float32), steps=steps, chains=chains, seed=11)
     draws = draws.after(0.05)
     r = -draws.momentum * np.sqrt(LEARNING_RATE / TEMPERATURE)
-    positions, momenta, lagged = exact_law()
+    positions, momenta, lagged = exact_law(momentum)
     longest = max(LAGS)
     now = draws.theta[:, :-longest]
     later = np.stack([draws.theta[:, lag : lag - longest or None] for lag in LAGS], axis=2)

@@ -1,0 +1,89 @@
+"""Writes RESULTS.md and every figure of the paper's experiments, from the CSV and nothing else.
+
+    python -m benchmarks.paper
+
+Run the experiments first (`python -m benchmarks.sda`, `.char_rnn`, `.sensitivity`, `.plateau`), here or on a larger machine: a
+longer run only has to replace benchmarks/results/experiments.csv. No number in RESULTS.md is typed by hand.
+"""
+
+import argparse
+import collections
+import importlib
+import pathlib
+from collections.abc import Sequence
+
+import matplotlib as mpl
+
+from benchmarks import sweep
+from benchmarks.sweep import Row
+
+EXPERIMENTS = ("sda", "char_rnn", "sensitivity", "plateau")
+PAGE = pathlib.Path(__file__).parent / "RESULTS.md"
+
+INTRODUCTION = """# The paper's experiments
+
+Section 5 of "Langevin Dynamics with Continuous Tempering for Training Deep Neural Networks" (Ye, Zhu and Mantiuk, NIPS 2017),
+at equal budgets. `python -m benchmarks.paper` writes this page from [results/experiments.csv](results/experiments.csv), one
+row a measurement, with the configuration, the seed, the commit, the versions and the machine of each.
+
+Every method tries the same number of settings: log-uniform points of one quasi-random (Halton) sequence over two
+hyperparameters, in ranges that methods of a kind share. Settings are compared on the validation set, with seeds that are not
+used again, and the best is trained on new seeds and measured on the test set. Figures are means over those seeds ± half the
+95 % t-interval.
+"""
+
+
+def budget(rows: Sequence[Row]) -> dict[str, int]:
+    """Settings that each method has tried, counted in the CSV."""
+    tried: dict[str, set[str]] = collections.defaultdict(set)
+    for row in rows:
+        if row.stage == "tune":
+            tried[row.method].add(row.hyperparameters)
+    return {method: len(found) for method, found in tried.items()}
+
+
+def budget_in_words(rows: Sequence[Row]) -> str:
+    counts = budget(rows)
+    if not counts:
+        return "Nothing was tuned here."
+    seeds = {len({row.seed for row in rows if row.stage == "tune" and row.method == name}) for name in counts}
+    same = len(set(counts.values())) == 1 and len(seeds) == 1
+    if same:
+        return f"Budget, counted in the CSV: {next(iter(counts.values()))} settings for each of {len(counts)} methods."
+    return "**The budgets are not equal**: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + "."
+
+
+def origin(rows: Sequence[Row]) -> str:
+    hours = sum({row.trial: row.seconds for row in rows}.values()) / 3600
+    trials = len({row.trial for row in rows})
+    return f"Configuration `{rows[-1].config}`; {trials} trials, {hours:.1f} hours of a shared machine in all."
+
+
+def section(rows: Sequence[Row], name: str, folder: pathlib.Path) -> str:
+    module = importlib.import_module(f"benchmarks.{name}")
+    own = sweep.newest(rows, name)
+    return f"{module.summarize(own, folder).rstrip()}\n\n{budget_in_words(own)} {origin(own)}\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.paper", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--csv", type=pathlib.Path, default=sweep.CSV, help="the results (default %(default)s)")
+    parser.add_argument("--page", type=pathlib.Path, default=PAGE, help="the page (default %(default)s)")
+    options = parser.parse_args(arguments)
+    mpl.use("agg")
+    rows = sweep.read(options.csv)
+    folder = options.page.parent / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    present = {row.experiment for row in rows if row.stage == "report"}
+    sections = [section(rows, name, folder) for name in EXPERIMENTS if name in present]
+    missing = [name for name in EXPERIMENTS if name not in present]
+    if missing:
+        sections.append(f"Not in the CSV yet: {', '.join(missing)}.\n")
+    options.page.write_text("\n".join([INTRODUCTION, *sections]))
+    print(f"Wrote {options.page} and the figures in {folder}")
+
+
+if __name__ == "__main__":
+    main()

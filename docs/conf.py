@@ -1,0 +1,74 @@
+"""The documentation site: `sphinx-build -W --keep-going docs build/site`. It needs no network."""
+
+import importlib
+import importlib.metadata
+import inspect
+import re
+
+import ctld_optax
+
+project = "ctld_optax"
+author = "the ctld_optax authors"
+project_copyright = "2026, the ctld_optax authors"
+release = ctld_optax.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+
+# Pages are Markdown that GitHub shows as well: $...$ for formulas, headings are anchors.
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+myst_heading_anchors = 3
+
+# Docstrings are Google style, with `code` in single backticks.
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+# A reference that leads nowhere is an error. Bases outside this package have no pages here.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(jax|optax|numpy|matplotlib|typing|collections|object|tuple|NamedTuple).*")]
+
+# MathJax from the package's own files: one script with all its glyphs, no content delivery network.
+_MATHJAX = importlib.metadata.distribution("sphinx-mathjax-offline").locate_file(
+    "sphinx-mathjax-offline/static/mathjax/tex-svg.js"
+)
+mathjax_path = "tex-svg.js"
+html_static_path = ["_static", str(_MATHJAX)]
+
+html_theme = "furo"
+html_title = "ctld_optax"
+html_css_files = ["site.css"]
+html_favicon = "_static/favicon.svg"
+html_copy_source = False
+html_use_index = False
+html_show_sphinx = False
+
+
+def _adapt_docstring(_app, what, name, _obj, _options, lines):
+    """Makes reStructuredText of what is meant as plain text."""
+    if lines and lines[0].startswith("Alias for field number"):
+        # The field of a named tuple: its meaning is the comment that follows it in the source.
+        module, state, field = name.rsplit(".", 2)
+        source = inspect.getsource(getattr(importlib.import_module(module), state))
+        comment = re.search(rf"^ +{field}: .*?  # (.*)$", source, re.MULTILINE)
+        lines[:] = [comment[1].replace("|", r"\|") if comment else "", ""]
+    if what == "module":
+        # What is indented after a paragraph is code.
+        text = re.sub(r"(?m)^(?! |\.\.)(.*[^:\n]:?)\n\n(?= )", r"\1\n\n::\n\n", "\n".join(lines))
+        lines[:] = text.split("\n")
+    # There |alpha| names a substitution; here it is an absolute value.
+    lines[:] = [line.replace("|alpha|", r"\|alpha\|") for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", _adapt_docstring)

@@ -1,0 +1,199 @@
+"""The documentation site: it builds without a warning, names everything public, leads nowhere dead, and works in a browser."""
+
+import functools
+import html.parser
+import http.server
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import types
+import urllib.parse
+
+import pytest
+from sphinx.util.inventory import InventoryFile
+
+import ctld_optax
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parent.parent
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    out = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(out / "trees"), "docs", str(out / "html")]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out / "html"
+
+
+def public_names():
+    """Each public name by the path a user would import it from."""
+    for name, value in vars(ctld_optax).items():
+        if not name.startswith("_") and not isinstance(value, types.ModuleType):
+            yield f"ctld_optax.{name}"
+    for found in pkgutil.iter_modules(ctld_optax.__path__):
+        if found.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"ctld_optax.{found.name}")
+        for name, value in vars(module).items():
+            defined_here = getattr(value, "__module__", "").startswith(module.__name__)
+            if not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value)) and defined_here:
+                yield f"{module.__name__}.{name}"
+
+
+def test_every_public_name_is_in_the_reference(site):
+    inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="")
+    entries = {name for kind in inventory.data if kind.startswith("py:") for name in inventory.data[kind]}
+    names = set(public_names())
+    assert {"ctld_optax.ctld", "ctld_optax.CTLDState", "ctld_optax.posterior.Reservoir"} <= names
+    assert not names - entries
+
+
+class Links(html.parser.HTMLParser):
+    """The anchors a page has, and what it refers to."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.anchors, self.targets = set(), []
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if "id" in attrs:
+            self.anchors.add(attrs["id"])
+        self.targets += [attrs[name] for name in ("href", "src") if attrs.get(name)]
+
+
+def test_no_link_is_dead(site):
+    pages = {page: Links(page) for page in site.rglob("*.html")}
+    assert len(pages) > 10
+    dead = []
+    for page, links in pages.items():
+        for target in links.targets:
+            parts = urllib.parse.urlsplit(target)
+            if parts.scheme or parts.netloc:
+                continue
+            path = (page.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else page
+            path = path / "index.html" if path.is_dir() else path
+            anchor = urllib.parse.unquote(parts.fragment)
+            if not path.exists() or (anchor and path in pages and anchor not in pages[path].anchors):
+                dead.append(f"{page.relative_to(site)} -> {target}")
+    assert not dead
+
+
+def test_readme_links_to_what_is_there():
+    targets = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text())
+    local = [target for target in targets if not target.startswith("http")]
+    assert len(local) >= 3
+    assert not [target for target in local if not (ROOT / target).exists()]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def browser_page(site):
+    """A page of a headless Chromium that can reach nothing but the site, and the site's address."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
+        page = browser.new_page()
+        troubles, answers, asked = [], [], []
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("response", lambda response: answers.append((response.status, response.url)))
+        page.on("request", lambda request: asked.append(request.url))
+        yield page, address
+        browser.close()
+    server.shutdown()
+    server.server_close()
+    assert not troubles
+    assert not [answer for answer in answers if answer[0] >= 400]
+    assert not [url for url in asked if not url.startswith((address, "data:"))]  # the site needs no other host
+
+
+def test_navigation_leads_to_every_page(browser_page, site):
+    page, address = browser_page
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(f"{address}/index.html")
+    links = page.locator(".sidebar-tree a.internal")
+    names = [links.nth(i).inner_text() for i in range(links.count())]
+    assert len(names) >= len(list((ROOT / "docs").glob("*.md"))) - 1
+    seen = set()
+    for name in names:
+        page.locator(".sidebar-tree a.internal", has_text=re.compile(f"^{re.escape(name)}$")).first.click()
+        page.wait_for_load_state()
+        assert page.locator("h1").first.inner_text().rstrip("¶#").strip()
+        seen.add(page.url.removeprefix(address).strip("/"))
+    assert {f"{source.stem}.html" for source in (ROOT / "docs").glob("*.md")} - seen <= {"index.html"}
+
+
+def test_search_finds(browser_page):
+    page, address = browser_page
+    page.goto(f"{address}/index.html")
+    page.locator("input.sidebar-search").fill("reservoir")
+    page.locator("input.sidebar-search").press("Enter")
+    page.locator("#search-results a[href^='posterior_samples.html']").first.wait_for(timeout=10_000)
+
+
+@pytest.mark.parametrize("name", ["method", "temperature", "api"])
+def test_formulas_are_drawn(browser_page, name):
+    page, address = browser_page
+    page.goto(f"{address}/{name}.html")
+    page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
+    page.evaluate("() => MathJax.startup.promise")
+    formulas = page.locator(".math").count()
+    assert formulas > 3
+    assert page.locator(".math mjx-container svg").count() >= formulas
+    assert page.locator("[data-mml-node=merror], mjx-container [fill=red]").count() == 0  # red: a macro that TeX does not know
+
+
+# What in the text ends right of the screen, but for what stands in a box of the text that scrolls by itself.
+BEYOND_THE_EDGE = """() => {
+  const article = document.querySelector("article");
+  const scrolls = box =>
+    article.contains(box) && box !== article
+    && (/auto|scroll/.test(getComputedStyle(box).overflowX) || scrolls(box.parentElement));
+  return [...article.querySelectorAll("*")]
+    .filter(element => element.getBoundingClientRect().right > window.innerWidth && !scrolls(element.parentElement))
+    .map(element => element.outerHTML.slice(0, 80));
+}"""
+
+
+def test_no_page_is_wider_than_a_phone(browser_page, site):
+    page, address = browser_page
+    page.set_viewport_size(PHONE)
+    for path in sorted(site.glob("*.html")):
+        page.goto(f"{address}/{path.name}")
+        page.wait_for_load_state()
+        if page.evaluate("() => Boolean(window.MathJax)"):
+            page.evaluate("() => MathJax.startup.promise")
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"], path.name
+        assert not page.evaluate(BEYOND_THE_EDGE), path.name
+
+
+def test_a_phone_can_open_the_navigation(browser_page):
+    page, address = browser_page
+    page.set_viewport_size(PHONE)
+    page.goto(f"{address}/index.html")
+    link = page.locator(".sidebar-tree a.internal").first
+    assert link.bounding_box()["x"] < 0  # out of sight
+    page.locator("label.nav-overlay-icon[for=__navigation]").first.click()
+    page.wait_for_function("() => document.querySelector('.sidebar-tree a.internal').getBoundingClientRect().x >= 0")
