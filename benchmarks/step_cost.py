@@ -6,8 +6,8 @@ A step is `update` and `apply_updates` in one compiled function, parameters and 
 variant takes turns with SGD-M in one process; the table gives the median of the paired ratios with its quartiles. Absolute
 times mean nothing on a shared machine; the last column sets them against the time that the machine needs to move the bytes
 of SGD-M's step (3 reads and 2 writes a parameter) at the rate of a plain copy. Then whole training steps, forward and
-backward pass included, ten to a call in `lax.scan`: handing over the twelve small arrays of our state from Python costs more than
-what is done with them. The bare updates bear that cost, some 0.1 ms a call, which only shows below 10^6 parameters.
+backward pass included, ten to a call in `lax.scan`: handing over the twelve small arrays of our state from Python costs more
+than what is done with them. The bare updates bear that cost, some 0.1 ms a call, which only shows below 10^6 parameters.
 """
 
 import argparse
