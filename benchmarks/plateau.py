@@ -231,7 +231,8 @@ def draw(path: pathlib.Path, rates: Mapping[str, Map], temperatures: Mapping[str
         for name in ("rates", "temperatures", "handovers"):
             axes[name].axhline(0.1, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
             axes[name].set(xscale="log", ylim=(-0.03, 1.03), ylabel="test accuracy (0: diverged)")
-            axes[name].legend(frameon=False, fontsize="small", loc="upper left" if name != "rates" else "upper right")
+            if axes[name].get_legend_handles_labels()[0]:
+                axes[name].legend(frameon=False, fontsize="small", loc="upper left" if name != "rates" else "upper right")
         figure.savefig(path, dpi=120)
         plt.close(figure)
 
@@ -263,8 +264,10 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
         plain = f"CTLD, S = {STRENGTHS[0]:g}"
         pairs += [("CTLD, cold hand-over", plain), ("CTLD, cooled", plain), ("SGHMC, cooled", "SGHMC"),
                   ("CTLD, cooled", "SGHMC, cooled")]  # fmt: skip
-        lines = [wider(temperatures, *pair) for pair in pairs if set(pair) <= temperatures.keys()]
-        lines += [ends(name, each) for name, each in temperatures.items()]
+        number = max(len(each.values) for each in temperatures.values())
+        whole = {name: each for name, each in temperatures.items() if len(each.values) == number}
+        lines = [wider(whole, *pair) for pair in pairs if set(pair) <= whole.keys()]
+        lines += [ends(name, each) for name, each in whole.items()]
         parts.append("\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts)
 
