@@ -179,14 +179,18 @@ plt.show()
 # For a posterior of few parameters the full energy is right, and exact. Then the bias has something to converge to: minus the
 # free energy $F(\alpha) = -\log p(\alpha)$ of an unbiased run. For a Gaussian in $d$ dimensions we know it, $F =
 # \left(\frac{d}{2} + \frac{d}{1 + \mu}\right) \log g(\alpha)$, from the positions and from the momenta (with $\mu = 0.9$ the
-# momentum). Well-tempered hills converge to $(1 - 1/\gamma)$ of it, plain hills, the paper's, go on and on about it, and the
-# adaptive biasing force learns the mean force on $\alpha$ and takes it away.
+# momentum).
+#
+# Three biases at eight moments, dark to light. Well-tempered hills converge to $(1 - 1/\gamma)$ of it, which leaves $\alpha$
+# too often at the hot ends. Plain hills, the paper's (here a fifth as high as the others), make $\alpha$ uniform but never
+# stop: the bias goes up and down about its goal. The adaptive biasing force learns the mean force on $\alpha$ and takes it
+# away.
 
 # %%
 dimensions, moments = 4, (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000)
 biases = {
     r"well-tempered hills, $\gamma = 5$": (Metadynamics(), 0.8),
-    "plain hills": (Metadynamics(height=0.02, bias_factor=None), 1.0),
+    "plain hills, height 0.02": (Metadynamics(height=0.02, bias_factor=None), 1.0),
     "adaptive biasing force": (AdaptiveBiasingForce(), 1.0),
 }
 
