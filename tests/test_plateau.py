@@ -43,7 +43,7 @@ def test_a_band_is_measured_in_decades_seed_by_seed():
 
 
 def test_fates():
-    runs = [FLAT, GOOD, [0.1, 0.6, 0.7, 0.8], [0.1, 0.8, 0.3, 0.1], [0.1, 0.5, math.nan, math.nan], [math.nan] * 4]
+    runs = [FLAT, GOOD, [0.1, 0.6, 0.4, 0.3], [0.1, 0.8, 0.3, 0.1], [0.1, 0.5, math.nan, math.nan], [math.nan] * 4]
     found = Map(np.arange(1.0, 7.0), np.array(runs)[:, None])
     expected = ["never left", "trained", "on the way", "lost again", "diverged", "diverged"]
     assert found.fates.ravel().tolist() == expected
