@@ -52,7 +52,8 @@ def snapshot(state: Any) -> Snapshot:
             f"snapshot needs exactly one CTLDState in the state, found {len(found)} in a {type(state).__name__}. "
             "Pass the part that holds the one you mean."
         )
-    return Snapshot(**{name: getattr(found[0], name) for name in Snapshot._fields})
+    # The leaf: in an `nnx.Optimizer` each array stands in a box of its own.
+    return Snapshot(**{name: jax.tree.leaves(getattr(found[0], name))[0] for name in Snapshot._fields})
 
 
 def _find_states(state: Any) -> list[CTLDState]:
