@@ -174,7 +174,7 @@ BEYOND_THE_EDGE = """() => {
   const scrolls = box =>
     article.contains(box) && box !== article
     && (/auto|scroll/.test(getComputedStyle(box).overflowX) || scrolls(box.parentElement));
-  return [...article.querySelectorAll("*")]
+  return [...article.querySelectorAll("*:not(mjx-assistive-mml, mjx-assistive-mml *)")]  // unseen: for screen readers
     .filter(element => element.getBoundingClientRect().right > window.innerWidth && !scrolls(element.parentElement))
     .map(element => element.outerHTML.slice(0, 80));
 }"""
