@@ -27,7 +27,11 @@ def check_range(
     maximum_open: bool = False,
     hint: str = "",
 ) -> None:
-    """Raises a `ValueError` or `TypeError` if a concrete number is not finite or lies outside its range."""
+    """Raises a `ValueError` or `TypeError` if a concrete number is not finite or lies outside its range.
+
+    A bound that is traced, such as another hyperparameter, does not bind.
+    """
+    minimum = minimum if isinstance(minimum, numbers.Real | np.number) else None
     if isinstance(value, str | bytes | bool | np.bool | complex | list | tuple | dict) or value is None:
         raise TypeError(f"{name} must be a number, got {value!r}. {hint}".rstrip())
     if not isinstance(value, numbers.Real | np.number):
