@@ -225,17 +225,15 @@ left.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", label="perf
 for method, (seen, _) in methods.items():
     confidence, accuracy, share = reliability(seen.reshape(-1, 8), np.tile(test_y, SEEDS))
     left.plot(confidence, accuracy, color=colors[method], marker="o", markersize=4, label=method)
-left.set(xlabel="how sure it is  [probability]", ylabel="how often it is right  [share]", xlim=(0.15, 1), ylim=(0.15, 1))
+left.set(xlabel="how sure it is  [probability]", ylabel="how often it is right  [share]", xlim=(0.1, 1.02), ylim=(0, 1.02))
 left.legend(frameon=False)
-edges = np.linspace(0, np.log(8), 31)
 for method in ("one network", "ensemble"):
-    seen, unseen = methods[method]
-    right.hist(
-        entropy(unseen).ravel(), edges, density=True, color=colors[method], alpha=0.35, label=f"{method}: 8 and 9, never seen"
-    )
-    right.hist(entropy(seen).ravel(), edges, density=True, color=colors[method], histtype="step", label=f"{method}: 0 to 7")
-right.set(xlabel="entropy of the prediction  [nats]", ylabel="density", yscale="log")
-right.legend(frameon=False, fontsize="small")
+    for p, line, what in zip(methods[method], ("--", "-"), ("0 to 7", "8 and 9, never seen"), strict=True):
+        sorted_entropy = np.sort(entropy(p).ravel())
+        share_above = 1 - np.arange(sorted_entropy.size) / sorted_entropy.size
+        right.plot(sorted_entropy, share_above, line, color=colors[method], label=f"{method}: {what}")
+right.set(xlabel="entropy of the prediction  [nats]", ylabel="share of the images above", ylim=(0, 1.02))
+right.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
