@@ -27,7 +27,11 @@ def check_range(
     maximum_open: bool = False,
     hint: str = "",
 ) -> None:
-    """Raises a `ValueError` or `TypeError` if a concrete number is not finite or lies outside its range."""
+    """Raises a `ValueError` or `TypeError` if a concrete number is not finite or lies outside its range.
+
+    A bound that is traced, such as another hyperparameter, does not bind.
+    """
+    minimum = minimum if isinstance(minimum, numbers.Real | np.number) else None
     if isinstance(value, str | bytes | bool | np.bool | complex | list | tuple | dict) or value is None:
         raise TypeError(f"{name} must be a number, got {value!r}. {hint}".rstrip())
     if not isinstance(value, numbers.Real | np.number):
@@ -66,6 +70,11 @@ def as_schedule(scalar_or_schedule: Any) -> Callable[[Any], Any]:
 
 def check_scalar_value(value: Any, *, where: str) -> Any:
     """The loss as a real array scalar, or a clear error."""
+    if isinstance(value, tuple | list | dict):
+        raise TypeError(
+            f"{where} needs `value` to be a scalar (the loss whose gradient is passed), got a {type(value).__name__}. "
+            "If the loss function has an auxiliary output: `(loss, aux), grads = ...`, then `value=loss`."
+        )
     array = jnp.asarray(value)
     if array.shape != ():
         raise ValueError(

@@ -46,18 +46,25 @@ def snapshot(state: Any) -> Snapshot:
     Raises:
       ValueError: if there is no `CTLDState` in it, or more than one.
     """
-    found = _find_states(state)
+    found = ctld_state(state)
+    # The leaf: in an `nnx.Optimizer` each array stands in a box of its own.
+    return Snapshot(**{name: jax.tree.leaves(getattr(found, name))[0] for name in Snapshot._fields})
+
+
+def ctld_state(state: Any) -> CTLDState:
+    """The one `CTLDState` inside `state`, however deep it is wrapped.
+
+    Raises:
+      ValueError: if there is none, or more than one.
+    """
+    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, CTLDState))
+    found = [leaf for leaf in leaves if isinstance(leaf, CTLDState)]
     if len(found) != 1:
         raise ValueError(
-            f"snapshot needs exactly one CTLDState in the state, found {len(found)} in a {type(state).__name__}. "
+            f"exactly one CTLDState is needed in the state, found {len(found)} in a {type(state).__name__}. "
             "Pass the part that holds the one you mean."
         )
-    return Snapshot(**{name: getattr(found[0], name) for name in Snapshot._fields})
-
-
-def _find_states(state: Any) -> list[CTLDState]:
-    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, CTLDState))
-    return [leaf for leaf in leaves if isinstance(leaf, CTLDState)]
+    return found[0]
 
 
 def temperature(trajectory: Snapshot) -> np.ndarray:
@@ -146,15 +153,13 @@ def bias_potential(
     Returns:
       alpha, shape (num_bins + 1,), and V_b in units of k_B T_c, shape (..., num_bins + 1).
     """
-    found = _find_states(state)
-    if len(found) != 1:
-        raise ValueError(f"bias_potential needs exactly one CTLDState in the state, found {len(found)}.")
+    grid = ctld_state(state).bias
     limit = (tempering or PolynomialTempering()).delta_prime
     nodes = bias.nodes(limit)
     per_node = jax.vmap(bias.potential, (None, 0, None))
-    replicas = found[0].bias.reshape(-1, *found[0].bias.shape[-2:])
+    replicas = grid.reshape(-1, *grid.shape[-2:])
     potential = np.asarray([per_node(replica, nodes, limit) for replica in replicas], np.float64)
-    potential = potential.reshape(*found[0].bias.shape[:-2], nodes.size)
+    potential = potential.reshape(*grid.shape[:-2], nodes.size)
     return np.asarray(nodes, np.float64), potential - potential.min(axis=-1, keepdims=True)
 
 
@@ -165,3 +170,26 @@ def _finite(name: str, values: Any) -> np.ndarray:
     if not np.all(np.isfinite(array)):
         raise ValueError(f"{name} has {np.count_nonzero(~np.isfinite(array))} entries that are not finite.")
     return array
+
+
+# Last, for they are made of what is above.
+from ctld_optax._checks import Finding  # noqa: E402
+from ctld_optax._report import Report, report  # noqa: E402
+
+__all__ = [
+    "Finding",
+    "Report",
+    "Snapshot",
+    "alpha_histogram",
+    "alpha_kl_from_uniform",
+    "bias_potential",
+    "ctld_state",
+    "fraction_in_window",
+    "fraction_outside",
+    "kinetic_temperature",
+    "kinetic_temperature_target",
+    "report",
+    "round_trips",
+    "snapshot",
+    "temperature",
+]

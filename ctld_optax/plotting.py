@@ -58,10 +58,11 @@ def temperature_trajectory(
     last = step[-1] if switch_step is None else switch_step
     ax.plot(step[step <= last], 1.0 / beta[step <= last], color=color, linewidth=0.9, label="temperature")
     hottest = 1.0 / (1.0 - (tempering or PolynomialTempering()).strength)
-    for level, label in ((1.0, "base"), (hottest, "hottest")):
+    for level, label, below in ((1.0, "base", True), (hottest, "hottest", False)):  # on the sides where no line is
         ax.axhline(level, color="0.6", linewidth=0.7, linestyle=":")
-        ax.annotate(label, (1.0, level), xycoords=("axes fraction", "data"), xytext=(-3, 2), textcoords="offset points",
-                    ha="right", va="bottom", color="0.4", fontsize="small")  # fmt: skip
+        ax.annotate(label, (1.0, level), xycoords=("axes fraction", "data"), xytext=(-3, -2 if below else 2),
+                    textcoords="offset points", ha="right", va="top" if below else "bottom", color="0.4",
+                    fontsize="small")  # fmt: skip
     if switch_step is not None and step[-1] > switch_step:
         ax.plot([switch_step, step[-1]], [0.0, 0.0], color=color, linewidth=1.6)
         mark_switch(switch_step, ax=ax)

@@ -74,7 +74,7 @@ class Pair:
         def noise(key):
             """What the library draws from the key of its state."""
             _, theta_key, alpha_key = jax.random.split(key, 3)
-            return _noise.draw(theta_key, self.params, _noise.gaussian), jax.random.normal(alpha_key, (), dtype)
+            return _noise.draw(theta_key, self.params, _noise.gaussian), _noise.standard_normal(alpha_key, dtype)
 
         self.step, self.noise = jax.jit(step), jax.jit(noise)
 

@@ -156,3 +156,12 @@ def test_is_a_constant():
     assert first == second
     assert hash(first) == hash(second)
     assert all(a != b for a, b in itertools.combinations(SHAPES, 2))
+
+
+def test_every_number_may_be_traced():
+    def beta(delta, delta_prime, strength):
+        return PolynomialTempering(delta, delta_prime, strength).beta(jnp.float32(0.9))
+
+    settings = [(0.1, 1.5, 0.5), (0.4, 1.0, 0.85), (1.0, 1.2, 0.95)]
+    together = jax.jit(jax.vmap(beta))(*jnp.asarray(settings).T)
+    np.testing.assert_allclose(together, [beta(*setting) for setting in settings], rtol=1e-6)

@@ -59,9 +59,47 @@ def worst_deviation(transformation, *, momentum=MOMENTUM, steps=8_000, chains=64
     }
 
 
-def test_second_moments_and_autocorrelation_are_those_of_the_discrete_recursion():
-    found = worst_deviation(langevin())
+@pytest.mark.parametrize("noise", _noise.SOURCES)
+def test_second_moments_and_autocorrelation_are_those_of_the_discrete_recursion(noise):
+    """Of every source: they depend on the mean and the variance of the noise alone."""
+    found = worst_deviation(langevin(noise=noise))
     assert max(found.values()) < SIGMAS, found
+
+
+FOURTH_CUMULANT = {"gaussian": 0.0, "irwin_hall": 0.0, "three_point": 0.0, "rademacher": -2.0}
+
+
+def excess_kurtosis(noise):
+    """Of theta in one dimension, measured over independent coordinates, and by theory from the noise's fourth cumulant.
+
+    theta_t = sum_k c_k eps_{t-k}, and cumulants add up: kappa_4(theta) = kappa_4(eps) sum_k c_k^4. Small momentum and a large
+    step, so that a theta is made of few variates.
+    """
+    learning_rate, momentum, coordinates, steps = 0.5, 0.2, 2**20, 60
+    transformation = langevin(learning_rate=learning_rate, momentum=momentum, noise=noise, key=3)
+
+    def step(carry, _):
+        theta, state = carry
+        updates, state = transformation.update(theta, state, theta)
+        return (theta + updates, state), None
+
+    start = jnp.zeros(coordinates)
+    (theta, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=steps))((start, transformation.init(start)))
+    theta = np.asarray(theta, np.float64)
+    forward = np.array([[1 - learning_rate, -learning_rate * momentum], [1.0, momentum]])
+    kick = np.sqrt(2 * (1 - momentum) * TEMPERATURE / learning_rate) * np.array([learning_rate, -1.0])
+    weights = np.array([np.linalg.matrix_power(forward, lag) @ kick for lag in range(steps)])[:, 0]
+    expected = FOURTH_CUMULANT[noise] * np.sum(weights**4) / np.sum(weights**2) ** 2
+    return np.mean(theta**4) / np.mean(theta**2) ** 2 - 3.0, expected
+
+
+@pytest.mark.parametrize("noise", _noise.SOURCES)
+def test_kurtosis_is_what_the_fourth_moment_of_the_source_makes_it(noise):
+    measured, expected = excess_kurtosis(noise)
+    error = np.sqrt(24.0 / 2**20)  # of the sample kurtosis of independent, nearly Gaussian variates
+    assert abs(measured - expected) < SIGMAS * error
+    # Negative control: the check sees the coin's missing fourth moment.
+    assert (abs(measured) > 10.0 * error) == (noise == "rademacher")
 
 
 @pytest.mark.slow

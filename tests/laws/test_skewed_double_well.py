@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 import ctld_optax
+from ctld_optax import _noise
 
 TEMPERATURE, LEARNING_RATE, CHAINS, STEPS = 0.37, 0.02, 256, 16_000
+TOLERANCE = 0.03  # for the discretisation and for a bias that still moves a little
+COIN = 0.05  # by which +-1 noise moves the mean at constant temperature: 9.5 % of 0.546, as documented
 
 
 def potential(x):
@@ -62,17 +65,20 @@ def test_truth_is_that_of_the_design():
     assert exact_mean() == pytest.approx(-0.546, abs=0.001)
 
 
-def test_window_mean_of_the_hamiltonian_coupling():
-    total, visits = window_means(sampler())
+EVERY_SOURCE = [pytest.param(name, marks=() if name == "irwin_hall" else pytest.mark.slow) for name in _noise.SOURCES]
+
+
+@pytest.mark.parametrize("noise", EVERY_SOURCE)
+def test_window_mean_of_the_hamiltonian_coupling(noise):
+    total, visits = window_means(sampler(noise=noise))
     mean, error = ratio(total, visits)
     assert 0.15 < np.sum(visits) / (CHAINS * STEPS * 7 / 8) < 0.45  # 0.267 for a uniform alpha
     assert error < 0.03  # or four of them prove nothing
-    # 0.03 for the discretisation and for a bias that still moves a little.
-    assert abs(mean - exact_mean()) < 4.0 * error + 0.03
+    assert abs(mean - exact_mean()) < 4.0 * error + TOLERANCE + (COIN if noise == "rademacher" else 0.0)
 
 
 def test_the_tolerance_sees_hills_of_constant_height():
     """Negative control: the paper's hills drive alpha faster than x can follow; the window then samples a hotter law."""
     bias = ctld_optax.Metadynamics(height=1.0, bias_factor=None)
     mean, error = ratio(*window_means(sampler(bias=bias)))
-    assert abs(mean - exact_mean()) > 4.0 * error + 0.03
+    assert abs(mean - exact_mean()) > 4.0 * error + TOLERANCE
