@@ -24,7 +24,6 @@ from matplotlib import pyplot as plt
 
 from benchmarks import data, methods, summary, sweep, training
 from benchmarks.sweep import Experiment, Method, Point, Range, Row
-from ctld_optax import plotting
 
 NAME = "char_rnn"
 LAYERS, UNITS = 3, 64  # the paper's
@@ -146,12 +145,13 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
         figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
         for ax, column in zip(axes, ("train", "test"), strict=True):
             summary.draw_curves(ax, rows, column)
+            label = "hand-over of the samplers" if ax is axes[0] else None
+            ax.axvline(methods.SAMPLING_SHARE * steps, color="0.25", linewidth=0.9, linestyle="--", label=label)
             ax.set(title=f"{column} set", ylabel="perplexity per character", yscale="log")
             summary.plain_ticks(ax)
         figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=7, fontsize="small", frameon=False
+            *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, fontsize="small", frameon=False
         )
-        plotting.mark_switch(round(steps * methods.SAMPLING_SHARE), ax=axes[0])
         figure.savefig(folder / "char_rnn.png", dpi=150)
         plt.close(figure)
     return "\n\n".join(

@@ -76,12 +76,15 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
     by_strength = series(rows, "strength", height=DEFAULT["height"], width=DEFAULT["width"])
     with summary.styled():
         figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
-        for (height, found), color in zip(by_height.items(), plotting.PALETTE, strict=False):
-            errors(left, found, color, label=f"w = {height:g}")
+        for place, (height, found) in enumerate(by_height.items()):
+            beside = {width * 1.06 ** (place - 2): values for width, values in found.items()}  # so that no bar hides another
+            errors(left, beside, plotting.PALETTE[place], label=f"height w = {height:g}")
         left.set(xscale="log", xlabel=r"width of the hills $\sigma$", ylabel="test perplexity per character")
         left.set_xticks(WIDTHS, [f"{width:g}" for width in WIDTHS])
         left.minorticks_off()
-        left.legend(frameon=False, fontsize="small", title="height of the hills")
+        left.legend(
+            frameon=False, fontsize="small", title="height of the hills", ncols=5, loc="lower center", columnspacing=1.0
+        )
         errors(right, by_strength, plotting.VERMILLION)
         right.set(xlabel="strength S (0: constant temperature)")
         figure.savefig(folder / "sensitivity.png", dpi=150)

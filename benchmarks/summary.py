@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import matplotlib as mpl
@@ -77,16 +77,18 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *lines))
 
 
-def in_words(rows: Sequence[Row], method: str) -> str:
-    """The setting that was chosen; an asterisk where it is the smallest or the largest of those tried."""
+def in_words(hyper: Mapping[str, float], edges: Sequence[str] = ()) -> str:
+    """A setting; an asterisk marks those hyperparameters that are listed in `edges`."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}{'*' if name in edges else ''}" for name, value in hyper.items())
+
+
+def edges(rows: Sequence[Row], method: str) -> list[str]:
+    """Hyperparameters whose chosen value is the smallest or the largest that was tried: their range may be too narrow."""
     tried = [json.loads(row.hyperparameters) for row in rows if row.method == method and row.stage == "tune"]
-
-    def told(name: str, value: float) -> str:
-        values = [one[name] for one in tried]
-        is_edge = len(values) > 2 and value in (min(values), max(values))
-        return f"{name.replace('_', ' ')} {value:.3g}{'*' if is_edge else ''}"
-
-    return ", ".join(told(name, value) for name, value in chosen(rows, method).items())
+    if len(tried) < 3:
+        return []
+    values = {name: [one[name] for one in tried] for name in tried[0]}
+    return [name for name, value in chosen(rows, method).items() if value in (min(values[name]), max(values[name]))]
 
 
 def results_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -94,7 +96,7 @@ def results_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     metric = rows[0].metric
     header = ["method", "chosen (* edge of the range)", *(f"{metric}, {column}" for column in columns), "s a trial"]
     lines = [
-        [name, in_words(rows, name), *(str(interval(final(rows, name, column))) for column in columns),
+        [name, in_words(chosen(rows, name), edges(rows, name)), *(str(interval(final(rows, name, column))) for column in columns),
          f"{np.median([row.seconds for row in rows if row.method == name and row.stage == 'report']):.0f}"]
         for name in names([row for row in rows if row.stage == "report"])
     ]  # fmt: skip
