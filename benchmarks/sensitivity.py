@@ -72,6 +72,7 @@ def variation(groups: Sequence[np.ndarray], what: str) -> str:
 def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
     """Figure 4, and how much each curve varies."""
     base = {name: value for name, value in json.loads(rows[-1].hyperparameters).items() if name not in DEFAULT}
+    rows = [row for row in rows if base.items() <= json.loads(row.hyperparameters).items()]
     by_height = {height: series(rows, "width", height=height, strength=DEFAULT["strength"]) for height in HEIGHTS}
     by_strength = series(rows, "strength", height=DEFAULT["height"], width=DEFAULT["width"])
     with summary.styled():
@@ -82,9 +83,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
         left.set(xscale="log", xlabel=r"width of the hills $\sigma$", ylabel="test perplexity per character")
         left.set_xticks(WIDTHS, [f"{width:g}" for width in WIDTHS])
         left.minorticks_off()
-        left.legend(
-            frameon=False, fontsize="small", title="height of the hills", ncols=5, loc="lower center", columnspacing=1.0
-        )
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5, fontsize="small", frameon=False)
         errors(right, by_strength, plotting.VERMILLION)
         right.set(xlabel="strength S (0: constant temperature)")
         figure.savefig(folder / "sensitivity.png", dpi=150)

@@ -83,7 +83,7 @@ def in_words(hyper: Mapping[str, float], edges: Sequence[str] = ()) -> str:
 
 
 def edges(rows: Sequence[Row], method: str) -> list[str]:
-    """Hyperparameters whose chosen value is the smallest or the largest that was tried: their range may be too narrow."""
+    """Hyperparameters whose chosen value is the smallest or largest that was tried: their range may be too narrow."""
     tried = [json.loads(row.hyperparameters) for row in rows if row.method == method and row.stage == "tune"]
     if len(tried) < 3:
         return []
@@ -95,11 +95,11 @@ def results_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """One line a method: what was chosen, final figures with intervals, seconds of a trial."""
     metric = rows[0].metric
     header = ["method", "chosen (* edge of the range)", *(f"{metric}, {column}" for column in columns), "s a trial"]
-    lines = [
-        [name, in_words(chosen(rows, name), edges(rows, name)), *(str(interval(final(rows, name, column))) for column in columns),
-         f"{np.median([row.seconds for row in rows if row.method == name and row.stage == 'report']):.0f}"]
-        for name in names([row for row in rows if row.stage == "report"])
-    ]  # fmt: skip
+    lines: list[list[str]] = []
+    for name in names([row for row in rows if row.stage == "report"]):
+        figures = [str(interval(final(rows, name, column))) for column in columns]
+        seconds = np.median([row.seconds for row in rows if row.method == name and row.stage == "report"])
+        lines.append([name, in_words(chosen(rows, name), edges(rows, name)), *figures, f"{seconds:.0f}"])
     return markdown(header, lines)
 
 
