@@ -1,13 +1,9 @@
-"""A network that SGD with momentum cannot train: 20 hidden layers, plain N(0, 0.1^2) weights, handwritten digits.
+"""A network that SGD with momentum cannot train, on handwritten digits: 20 hidden layers, plain N(0, 0.1^2) weights.
 
     python -m benchmarks.digits
 
-Under this initialisation (Neelakantan et al. 2015) the signal shrinks by half in each layer, so that all gradients but
-the last layer's
-are about 1e-6 of what they should be: SGD-M stays at chance at any learning rate. Noise moves all layers alike. The
-script trains
-SGD-M, Adam, SGHMC (the same sampler at constant temperature) and CTLD -> SGD-M for the same number of steps, prints accuracy
-and loss for every seed, and draws what happened.
+Trains the network of benchmarks/deep_mlp.py with SGD-M, Adam, SGHMC (the same sampler at constant temperature) and CTLD ->
+SGD-M for the same number of steps, prints accuracy and loss for every seed, and draws what happened.
 """
 
 import argparse
@@ -18,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -31,12 +26,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import ctld_optax
-from benchmarks import data, record
+from benchmarks import data, deep_mlp, record
 from ctld_optax import diagnostics, plotting
 
-HIDDEN_LAYERS = 20
-WIDTH = 50  # with N(0, 0.1^2) weights a ReLU layer of 50 halves the signal
-BATCH = 128
 CHUNK = 50  # steps between two evaluations, one compiled scan
 LEARNING_RATE = 0.01  # of SGD-M in every row; SGD-M's own four trials are all at chance
 MOMENTUM = 0.9
@@ -78,17 +70,6 @@ def jobs(tune: bool) -> dict[str, Factory]:
     }
 
 
-class DeepMLP(nn.Module):
-    """20 hidden ReLU layers of equal width; weights N(0, 0.1^2), biases 0."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        weights = nn.initializers.normal(stddev=0.1)
-        for _ in range(HIDDEN_LAYERS):
-            x = nn.relu(nn.Dense(WIDTH, kernel_init=weights)(x))
-        return nn.Dense(10, kernel_init=weights)(x)
-
-
 def train(
     factory: Factory,
     split: data.Split,
@@ -101,15 +82,11 @@ def train(
 
     The replicas share nothing: each has its own weights, minibatches and noise, all from its seed.
     """
-    model: Any = DeepMLP()
     train_x, train_y, test_x, test_y = (jnp.asarray(array) for array in split)
-
-    def loss_fn(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, x), y).mean()
 
     def start(seed: jax.Array) -> tuple[Any, Any, Any]:
         params_key, noise_key, batch_key = jax.random.split(jax.random.key(seed), 3)
-        params = model.init(params_key, train_x[:1])
+        params = deep_mlp.MODEL.init(params_key, train_x[:1])
         return params, factory(noise_key, steps).init(params), batch_key
 
     tx = optax.with_extra_args_support(factory(0, steps))  # `update` takes its key from the state
@@ -117,8 +94,7 @@ def train(
     def step(carry: tuple[Any, Any, Any], _: None) -> tuple[tuple[Any, Any, Any], Any]:
         params, opt_state, key = carry
         key, batch_key = jax.random.split(key)
-        index = jax.random.randint(batch_key, (BATCH,), 0, len(train_y))
-        loss, grads = jax.value_and_grad(loss_fn)(params, train_x[index], train_y[index])
+        loss, grads = jax.value_and_grad(deep_mlp.minibatch_loss)(params, batch_key, train_x, train_y)
         updates, opt_state = tx.update(grads, opt_state, params, value=loss)
         tempered = optax.tree.get(opt_state, "alpha") is not None
         trajectory = diagnostics.snapshot(opt_state)._asdict() if tempered else {}
@@ -129,8 +105,8 @@ def train(
     def chunk(carry: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any, Any], Any]:
         carry, recorded = jax.lax.scan(step, carry, None, length=CHUNK)
         params = carry[0]
-        recorded["train_loss"] = loss_fn(params, train_x, train_y)
-        recorded["test_accuracy"] = jnp.mean(jnp.argmax(model.apply(params, test_x), -1) == test_y)
+        recorded["train_loss"] = deep_mlp.loss(params, train_x, train_y)
+        recorded["test_accuracy"] = deep_mlp.accuracy(params, test_x, test_y)
         return carry, recorded
 
     carry = jax.vmap(start)(jnp.asarray(seeds))
@@ -192,9 +168,9 @@ def write_json(path: pathlib.Path, results: dict[str, dict[str, Any]], seeds: Se
         "steps": steps,
         "seeds": list(seeds),
         "sampling_steps": steps // 2,
-        "batch": BATCH,
-        "hidden_layers": HIDDEN_LAYERS,
-        "width": WIDTH,
+        "batch": deep_mlp.BATCH,
+        "hidden_layers": deep_mlp.HIDDEN_LAYERS,
+        "width": deep_mlp.WIDTH,
         "learning_rate": LEARNING_RATE,
         "momentum": MOMENTUM,
         "trials": {name: {method.knob: method.trials} for name, method in METHODS.items()},

@@ -146,7 +146,8 @@ def loss(run: Run) -> Finding | str | None:
     if run.value is None:
         return "the loss: it needs value."
     early = run.value[:, run.count <= 3] if run.initial_value is None else np.asarray([run.initial_value])
-    late = run.value[run.in_window & (np.arange(run.count.size) >= 0.5 * run.count.size)]
+    late = run.value.T[run.in_window.T]  # in the order of time
+    late = late[-max(late.size // 4, FEW) :]
     early, late = early[np.isfinite(early)], late[np.isfinite(late)]
     if early.size == 0 or early.mean() <= 0.0 or late.size < FEW:
         return "the loss: it needs values > 0 from the first step on (or initial_value), and late ones at the base temperature."

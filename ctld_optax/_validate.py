@@ -70,6 +70,11 @@ def as_schedule(scalar_or_schedule: Any) -> Callable[[Any], Any]:
 
 def check_scalar_value(value: Any, *, where: str) -> Any:
     """The loss as a real array scalar, or a clear error."""
+    if isinstance(value, tuple | list | dict):
+        raise TypeError(
+            f"{where} needs `value` to be a scalar (the loss whose gradient is passed), got a {type(value).__name__}. "
+            "If the loss function has an auxiliary output: `(loss, aux), grads = ...`, then `value=loss`."
+        )
     array = jnp.asarray(value)
     if array.shape != ():
         raise ValueError(

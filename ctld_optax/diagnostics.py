@@ -47,7 +47,8 @@ def snapshot(state: Any) -> Snapshot:
       ValueError: if there is no `CTLDState` in it, or more than one.
     """
     found = ctld_state(state)
-    return Snapshot(**{name: getattr(found, name) for name in Snapshot._fields})
+    # The leaf: in an `nnx.Optimizer` each array stands in a box of its own.
+    return Snapshot(**{name: jax.tree.leaves(getattr(found, name))[0] for name in Snapshot._fields})
 
 
 def ctld_state(state: Any) -> CTLDState:

@@ -66,8 +66,8 @@ def _adapt_docstring(_app, what, name, _obj, _options, lines):
         # What is indented after a paragraph is code.
         text = re.sub(r"(?m)^(?! |\.\.)(.*[^:\n]:?)\n\n(?= )", r"\1\n\n::\n\n", "\n".join(lines))
         lines[:] = text.split("\n")
-    # There |alpha| names a substitution; here it is an absolute value.
-    lines[:] = [line.replace("|alpha|", r"\|alpha\|") for line in lines]
+    # There |z| names a substitution; here it is an absolute value. (Lines with a backslash are formulas.)
+    lines[:] = [line if "\\" in line else re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
 
 
 def setup(app):

@@ -44,6 +44,9 @@ def public_names():
         if found.name.startswith("_"):
             continue
         module = importlib.import_module(f"ctld_optax.{found.name}")
+        if hasattr(module, "__all__"):
+            yield from (f"{module.__name__}.{name}" for name in module.__all__)
+            continue
         for name, value in vars(module).items():
             defined_here = getattr(value, "__module__", "").startswith(module.__name__)
             if not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value)) and defined_here:
@@ -171,7 +174,7 @@ BEYOND_THE_EDGE = """() => {
   const scrolls = box =>
     article.contains(box) && box !== article
     && (/auto|scroll/.test(getComputedStyle(box).overflowX) || scrolls(box.parentElement));
-  return [...article.querySelectorAll("*")]
+  return [...article.querySelectorAll("*:not(mjx-assistive-mml, mjx-assistive-mml *)")]  // unseen: for screen readers
     .filter(element => element.getBoundingClientRect().right > window.innerWidth && !scrolls(element.parentElement))
     .map(element => element.outerHTML.slice(0, 80));
 }"""

@@ -47,6 +47,15 @@ def test_value_must_be_real(value):
         trace_update(build(), value)
 
 
+@pytest.mark.parametrize("value", [(1.0, {"logits": 0.0}), [1.0], {"loss": 1.0}])
+def test_a_loss_with_auxiliary_output_is_told_apart(make, params, value):
+    tx = make()
+    with pytest.raises(
+        TypeError, match=r"got a (tuple|list|dict)\. If the loss function has an auxiliary output: .* `value=loss`"
+    ):
+        tx.update(params, tx.init(params), params, value=value)
+
+
 @pytest.mark.parametrize("value", [1.0, np.float64(1.0), np.float32(1.0), jnp.bfloat16(1.0), jnp.float16(1.0)])
 def test_any_real_scalar_is_a_value(value):
     _, state = trace_update(build(), value)

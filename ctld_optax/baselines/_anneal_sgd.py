@@ -17,7 +17,7 @@ def anneal_sgd(
     *,
     key: int | jax.Array,
     decay: Any = 0.55,
-    noise: str = "gaussian",
+    noise: str = "irwin_hall",
     momentum_dtype: Any = None,
     param_specs: Any = None,
 ) -> LangevinTransformation:
@@ -28,7 +28,7 @@ def anneal_sgd(
         \sigma_t^2 = \frac{\eta}{(1 + t)^\gamma}, \qquad \theta_{t+1} = \theta_t - \ell\, m_t
 
     with t = 0 at the first update, :math:`\ell` the learning rate, :math:`\eta` the `variance`, :math:`\gamma` the `decay`,
-    :math:`\mu` the momentum and :math:`\epsilon_t` standard normal. The source has no momentum, takes :math:`\gamma = 0.55` and
+    :math:`\mu` the momentum and :math:`\epsilon_t` standard noise. The source has no momentum, takes :math:`\gamma = 0.55` and
     picks :math:`\eta` from 0.01, 0.3 and 1.
 
     It is :func:`sghmc` whose temperature is the schedule :math:`T_t = \ell_t \sigma_t^2 / (2 (1 - \mu))`, and shares its state.

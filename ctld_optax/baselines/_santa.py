@@ -39,7 +39,7 @@ def santa(
     annealing: Any = 0.5,
     decay: Any = 0.999,
     eps: Any = 1e-8,
-    noise: str = "gaussian",
+    noise: str = "irwin_hall",
     momentum_dtype: Any = None,
     param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -60,7 +60,7 @@ def santa(
         \text{both:}\quad
         \theta_t &= \theta_{t-1} + g_t (u_{t-1} + u_t)/2
 
-    with :math:`\zeta_t` standard normal, u the `velocity`, v the `second_moment`, :math:`\alpha` the `friction` of the state,
+    with :math:`\zeta_t` standard noise, u the `velocity`, v the `second_moment`, :math:`\alpha` the `friction` of the state,
     :math:`\sigma` the `decay`, :math:`\lambda` the `eps`, :math:`\gamma` the `annealing`. It starts from
     :math:`v_0 = 0`, :math:`u_0 \sim N(0, \eta)` and :math:`\alpha_0 = -\ln \mu`. A step of plain descent moves the parameters
     by :math:`\ell f / (\lambda + \sqrt{v})`, so the learning rate means what it means in `optax.rmsprop`.

@@ -14,7 +14,7 @@ def sghmc(
     momentum: Any = 0.9,
     *,
     key: int | jax.Array,
-    noise: str = "gaussian",
+    noise: str = "irwin_hall",
     initial_momentum: str = "zeros",
     momentum_dtype: Any = None,
     param_specs: Any = None,
@@ -28,7 +28,7 @@ def sghmc(
         m_t = \mu m_{t-1} + \nabla_\theta \text{value}(\theta_t) - \sqrt{2 (1-\mu) T / \ell}\; \epsilon_t,
         \qquad \theta_{t+1} = \theta_t - \ell\, m_t
 
-    with :math:`\ell` the learning rate, T the temperature, :math:`\mu` the momentum and :math:`\epsilon_t` standard normal.
+    with :math:`\ell` the learning rate, T the temperature, :math:`\mu` the momentum and :math:`\epsilon_t` standard noise.
     In the variables of the source (Eq. 15): :math:`v = -\ell m`, :math:`\alpha = 1 - \mu`, :math:`\eta = \ell T`,
     :math:`U = \text{value}/T`; its :math:`\hat\beta`, the estimate of the gradient's own noise, is `gradient_noise`.
 

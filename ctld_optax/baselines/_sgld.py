@@ -14,7 +14,7 @@ def sgld(
     temperature: ScalarOrSchedule,
     *,
     key: int | jax.Array,
-    noise: str = "gaussian",
+    noise: str = "irwin_hall",
     param_specs: Any = None,
     gradient_noise: Any = None,
 ) -> LangevinTransformation:
@@ -23,7 +23,7 @@ def sgld(
     .. math::
         \theta_{t+1} = \theta_t - \ell\, \nabla_\theta \text{value}(\theta_t) + \sqrt{2 \ell T}\; \epsilon_t
 
-    with :math:`\ell` the learning rate, T the temperature and :math:`\epsilon_t` standard normal. In the variables of the
+    with :math:`\ell` the learning rate, T the temperature and :math:`\epsilon_t` standard noise. In the variables of the
     source (Eq. 4): its step :math:`\epsilon_t` is :math:`2 \ell T`, its log posterior :math:`-\text{value}/T`.
 
     Stationary density: :math:`\exp(-\text{value}/T)`, up to an error of the variances of about :math:`\ell U''/2`, relative,

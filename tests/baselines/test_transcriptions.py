@@ -88,7 +88,7 @@ def largest_difference(method, change=lambda paper: None):
     @jax.jit
     def step(params, state):
         # What the package draws from the key of its state: the parameters' noise is seeded by the second of its children.
-        noise = _noise.draw(jax.random.split(jax.random.clone(state.key), keys)[1], params, _noise.gaussian)
+        noise = _noise.draw(jax.random.split(jax.random.clone(state.key), keys)[1], params, _noise.irwin_hall)
         value, grads = jax.value_and_grad(lambda p: potential(p["w"]))(params)
         updates, state = tx.update(grads, state, params, value=value)
         return optax.apply_updates(params, updates), state, noise["w"]

@@ -185,3 +185,9 @@ def test_a_forgotten_loss_is_explained():
     optimizer = nnx.Optimizer(model, transformation(), wrt=nnx.Param)
     with pytest.raises(TypeError, match=r"With flax\.nnx: `optimizer\.update"):
         optimizer.update(model, nnx.state(model, nnx.Param))
+
+
+def test_snapshot_of_an_nnx_optimizer_holds_plain_arrays():
+    optimizer = nnx.Optimizer(Nnx(nnx.Rngs(0)), transformation(), wrt=nnx.Param)
+    snapshot = ctld_optax.diagnostics.snapshot(optimizer.opt_state)
+    assert all(isinstance(scalar, jax.Array) and scalar.shape == () for scalar in snapshot)
