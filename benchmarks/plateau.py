@@ -127,12 +127,10 @@ def rate_map(name: str, number: int) -> list[dict[str, float]]:
 
 
 def plan(number: int) -> list[tuple[str, list[dict[str, float]]]]:
-    """What is run, in this order: what the page cannot do without comes first."""
+    """What is run, in this order."""
     parts = [(name, temperature_map(name, number)) for name in ("SGHMC", "CTLD")]
-    parts += [(name, rate_map(name, number)) for name in ("SGD-M", "Adam", "Santa", "AnnealSGD")]
-    parts += [(name, temperature_map(name, number)) for name in VARIANTS[:2]]
-    parts += [(name, rate_map(name, number)) for name in ("CTLD", "SGHMC", "RMSprop")]
-    return parts + [(name, temperature_map(name, number)) for name in VARIANTS[2:]]
+    parts += [(name, rate_map(name, number)) for name in COMPARED]
+    return parts + [(name, temperature_map(name, number)) for name in VARIANTS]
 
 
 def task(images: data.Split) -> training.Task:
