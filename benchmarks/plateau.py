@@ -25,7 +25,18 @@ from rich.console import Console
 import ctld_optax
 from benchmarks import data, deep_mlp, methods, summary, sweep, training
 from benchmarks.handover import hand_over_when
-from benchmarks.plateau_maps import LEFT, Map, bands_table, collect, draw_fates, draw_map, ends, rates_table, wider
+from benchmarks.plateau_maps import (
+    LEFT,
+    Map,
+    bands_table,
+    collect,
+    draw_fates,
+    draw_map,
+    ends,
+    lost_while_sampling,
+    rates_table,
+    wider,
+)
 from benchmarks.sweep import Experiment, Method, Point, Range, Row
 from ctld_optax import baselines, plotting
 
@@ -266,6 +277,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
         whole = {name: each for name, each in temperatures.items() if len(each.values) == number}
         lines = [wider(whole, *pair) for pair in pairs if set(pair) <= whole.keys()]
         lines += [ends(name, each) for name, each in whole.items()]
+        lines.append(lost_while_sampling([each for name, each in whole.items() if name.startswith("CTLD, S")]))
         parts.append("\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts)
 

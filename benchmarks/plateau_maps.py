@@ -165,3 +165,10 @@ def ends(name: str, each: Map) -> str:
         )
     low, high = each.values[trained[0]], each.values[trained[-1]]
     return f"{name}: some run was trained from {low:.2g} to {high:.2g}; {'; '.join(sides)}."
+
+
+def lost_while_sampling(found: Sequence[Map]) -> str:
+    """Of the runs that diverged, how many had done so before the hand-over: no moment to hand over could have saved those."""
+    diverged = sum(np.count_nonzero(each.fates == "diverged") for each in found)
+    sampling = sum(np.count_nonzero(np.isnan(each.curves[..., HANDOVER])) for each in found)
+    return f"Of {diverged} CTLD runs that diverged, {sampling} had done so while sampling, before any hand-over."
