@@ -201,11 +201,12 @@ def maps_over_rates(rows: Sequence[Row]) -> dict[str, Map]:
 
 
 def maps_over_temperatures(rows: Sequence[Row]) -> dict[str, Map]:
-    found = {"SGHMC": collect(rows, "SGHMC", "temperature", learning_rate=RATE)}
-    for strength in STRENGTHS:
-        found[f"CTLD, S = {strength:g}"] = collect(rows, "CTLD", "temperature", learning_rate=RATE, strength=strength)
-    for name in VARIANTS:
-        found[name] = collect(rows, name, "temperature", learning_rate=RATE)
+    # The map over learning rates has one run at this learning rate, at a temperature that is not of the grid.
+    gridded = [row for row in rows if json.loads(row.hyperparameters).get("temperature") not in FIXED.values()]
+    collected = functools.partial(collect, gridded, over="temperature", learning_rate=RATE)
+    found = {"SGHMC": collected("SGHMC")}
+    found |= {f"CTLD, S = {strength:g}": collected("CTLD", strength=strength) for strength in STRENGTHS}
+    found |= {name: collected(name) for name in VARIANTS}
     return {name: each for name, each in found.items() if each is not None}
 
 

@@ -135,7 +135,9 @@ def wider(temperatures: Mapping[str, Map], name: str, than: str) -> str:
     """Whether one band is wider than another: paired by seed, 95 % t-interval."""
     verdicts: list[str] = []
     for threshold in (LEFT, TRAINED):
-        difference = summary.interval(temperatures[name].decades(threshold) - temperatures[than].decades(threshold))
+        first, second = temperatures[name].decades(threshold), temperatures[than].decades(threshold)
+        shared = min(len(first), len(second))  # seeds are 0, 1, 2, ...
+        difference = summary.interval(first[:shared] - second[:shared])
         if difference.mean - difference.half > 0.0:
             verdict = "wider"
         elif difference.mean + difference.half < 0.0:
