@@ -8,6 +8,7 @@ scikit-learn and need no file.
 import gzip
 import os
 import pathlib
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,15 @@ class Split(NamedTuple):
     test_y: np.ndarray
 
 
+class Text(NamedTuple):
+    """Characters (bytes of the file) as indices into `vocabulary`, uint8, in the order of the file, shape (characters,)."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    vocabulary: bytes
+
+
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _SOURCES = {
     "t10k-images-idx3-ubyte.gz": (
@@ -33,7 +43,21 @@ _SOURCES = {
         _MNIST + "t10k-labels-idx1-ubyte.gz",
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     ),
+    "tinyshakespeare.txt": (
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    ),
+    "warpeace_input.txt": (
+        "https://cs.stanford.edu/people/karpathy/char-rnn/warpeace_input.txt",
+        "cea8ccb6e581165e7b0988ab7e28cccc9447af1e0b1278ac8baeb8f359d9ce62",
+    ),
+    # The first 10^8 bytes of the English Wikipedia of 3 March 2006: the Hutter Prize file.
+    "enwik8.zip": (
+        "https://mattmahoney.net/dc/enwik8.zip",
+        "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
+    ),
 }
+TEXTS = {"war_and_peace": "warpeace_input.txt", "shakespeare": "tinyshakespeare.txt", "wikipedia": "enwik8.zip"}
 
 
 def fetch(name: str) -> pathlib.Path:
@@ -69,6 +93,35 @@ def mnist(seed: int = 0, num_test: int = 5_000) -> Split:
     x = _read_idx(fetch("t10k-images-idx3-ubyte.gz")).reshape(-1, 28 * 28).astype(np.float32) / 255.0
     y = _read_idx(fetch("t10k-labels-idx1-ubyte.gz")).astype(np.int32)
     return _split(x, y, seed, num_test)
+
+
+def text(name: str) -> Text:
+    """One of `TEXTS`: the first 90 % to train on, the next 5 % to validate on, the last 5 % to test on.
+
+    Raises:
+      KeyError: for a name that is not known. ValueError: as `fetch`; for a zip archive that holds not exactly one file.
+    """
+    return split_text(_read_text(fetch(TEXTS[name])))
+
+
+def split_text(content: bytes) -> Text:
+    """90/5/5, in order. The vocabulary is that of the whole file; one byte a character, also where UTF-8 needs several."""
+    characters = np.frombuffer(content, np.uint8)
+    vocabulary = np.flatnonzero(np.bincount(characters, minlength=256))
+    index = np.zeros(256, np.uint8)
+    index[vocabulary] = np.arange(len(vocabulary))
+    train, validation, test = np.split(index[characters], [len(characters) * 90 // 100, len(characters) * 95 // 100])
+    return Text(train, validation, test, bytes(vocabulary.tolist()))
+
+
+def _read_text(path: pathlib.Path) -> bytes:
+    if path.suffix != ".zip":
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if len(names) != 1:
+            raise ValueError(f"{path} must hold exactly one file, found {names}.")
+        return archive.read(names[0])
 
 
 def _split(x: np.ndarray, y: np.ndarray, seed: int, num_test: int) -> Split:

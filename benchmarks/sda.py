@@ -8,6 +8,7 @@ samples in the first half of every layer's steps. The curves are the mean square
 encoded up to the layer in training and decoded again: one unit for all layers, with a bump wherever an untrained layer joins.
 """
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,7 +35,10 @@ POINTS = 6  # of a layer's curve
 LAST_POINTS = 36  # of the last layer's, to show how 1/g(alpha) moves
 
 # Per-pixel errors of sigmoid units have gradients of 1e-3 and less, hence the large rates of the heavy ball.
-METHODS = methods.table(heavy_ball=Range(1.0, 300.0), adaptive=Range(1e-3, 0.3), temperature=Range(1e-10, 1e-5))
+# A variance v of the gradient's entries is the temperature v * learning_rate / 0.2, at first.
+METHODS = methods.table(
+    Range(1.0, 300.0), adaptive=Range(1e-3, 0.3), temperature=Range(1e-10, 1e-5), variance=Range(1e-12, 1e-7)
+)
 
 
 class Layer(NamedTuple):
@@ -131,13 +135,15 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
     """Figure 2 and its table."""
     steps = max(row.step for row in rows)
     last = steps - steps // 4
+    config = json.loads(rows[-1].config)
     with summary.styled():
         figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", width_ratios=(1.4, 1))
         summary.draw_curves(left, rows, "train")
         for switch in range(steps // 4, steps, steps // 4):
             left.axvline(switch, color="0.8", linewidth=0.9, zorder=0)
-        left.set(xlabel="step (grey: the next layer joins)", ylabel="mean square error per pixel, training set", yscale="log")
-        left.legend(frameon=False, fontsize="small", ncols=2)
+        left.set(xlabel="step (grey: the next layer joins)", ylabel="square error per pixel, training set", yscale="log")
+        summary.plain_ticks(left)
+        left.legend(edgecolor="none", fontsize="small", ncols=2)
         for name in ("SGHMC", "CTLD"):
             if name in summary.names(rows):
                 at, hot = summary.curves(rows, name, "temperature")
@@ -145,13 +151,14 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
                 right.plot(at[final] - last, hot[0][final], color=summary.COLORS[name], linewidth=1.6, label=name)
         plotting.mark_switch((steps - last) // 2, ax=right)
         right.set(xlabel="step of the last layer", ylabel=r"noise $1/g(\alpha)$  [base temperature]", ylim=(-0.3, 7.2))
+        right.set_title("first seed")
         right.legend(frameon=False, fontsize="small", loc="upper right")
         figure.savefig(folder / "sda.png", dpi=150)
         plt.close(figure)
     return "\n\n".join(
         [
             "## Stacked denoising autoencoders (section 5.1, Figure 2)",
-            "Greedy layer-wise training on MNIST; error per pixel of the whole stack after the last layer, lower is better.",
+            f"Layers {config['widths']}, {config['steps_a_layer']} steps each, on MNIST: error per pixel of the whole stack.",
             summary.results_table(rows, ("train", "test")),
             "![Reconstruction error of every method, and the noise of the last layer](results/sda.png)",
             summary.claims(rows, early=steps // 16),

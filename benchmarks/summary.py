@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from scipy import stats
 
 from benchmarks.sweep import Row
@@ -76,19 +77,29 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *lines))
 
 
-def in_words(hyper: Mapping[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in hyper.items())
+def in_words(hyper: Mapping[str, float], edges: Sequence[str] = ()) -> str:
+    """A setting; an asterisk marks those hyperparameters that are listed in `edges`."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}{'*' if name in edges else ''}" for name, value in hyper.items())
+
+
+def edges(rows: Sequence[Row], method: str) -> list[str]:
+    """Hyperparameters whose chosen value is the smallest or largest that was tried: their range may be too narrow."""
+    tried = [json.loads(row.hyperparameters) for row in rows if row.method == method and row.stage == "tune"]
+    if len(tried) < 3:
+        return []
+    values = {name: [one[name] for one in tried] for name in tried[0]}
+    return [name for name, value in chosen(rows, method).items() if value in (min(values[name]), max(values[name]))]
 
 
 def results_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """One line a method: what was chosen, final figures with intervals, seconds of a trial."""
     metric = rows[0].metric
-    header = ["method", "chosen on validation", *(f"{metric}, {column}" for column in columns), "s a trial"]
-    lines = [
-        [name, in_words(chosen(rows, name)), *(str(interval(final(rows, name, column))) for column in columns),
-         f"{np.median([row.seconds for row in rows if row.method == name and row.stage == 'report']):.0f}"]
-        for name in names([row for row in rows if row.stage == "report"])
-    ]  # fmt: skip
+    header = ["method", "chosen (* edge of the range)", *(f"{metric}, {column}" for column in columns), "s a trial"]
+    lines: list[list[str]] = []
+    for name in names([row for row in rows if row.stage == "report"]):
+        figures = [str(interval(final(rows, name, column))) for column in columns]
+        seconds = np.median([row.seconds for row in rows if row.method == name and row.stage == "report"])
+        lines.append([name, in_words(chosen(rows, name), edges(rows, name)), *figures, f"{seconds:.0f}"])
     return markdown(header, lines)
 
 
@@ -111,6 +122,13 @@ def compare(rows: Sequence[Row], column: str, first: str, second: str) -> tuple[
     return float(bounds.low), float(bounds.high)
 
 
+def plain_ticks(ax: Axes) -> None:
+    """Numbers, not powers of ten, on a logarithmic axis that spans about a decade."""
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
 def styled() -> Any:
     return mpl.rc_context(cast("Any", STYLE))
 
@@ -123,7 +141,8 @@ def claims(rows: Sequence[Row], *, early: int) -> str:
         return "CTLD or its competitors are not in the CSV yet."
     return "\n".join(
         [
-            *(f"- **{column}**: {_best_at_the_end(rows, others, column)}" for column in ("train", "test")),
+            "What the paper says, and what came out:\n",
+            *(f"- **{column}, in the end**: {_best_at_the_end(rows, others, column)}" for column in ("train", "test")),
             f"- **at first**: {_ahead_at(rows, found, early)}",
         ]
     )
@@ -131,7 +150,7 @@ def claims(rows: Sequence[Row], *, early: int) -> str:
 
 def _best_at_the_end(rows: Sequence[Row], others: Sequence[str], column: str) -> str:
     """CTLD against every other method, and whether "best" is more than chance."""
-    mean = {name: _last_resort(float(np.mean(final(rows, name, column)))) for name in (*others, "CTLD")}
+    mean = {name: finite(float(np.mean(final(rows, name, column)))) for name in (*others, "CTLD")}
     rival = min(others, key=lambda name: mean[name])
     low, high = compare(rows, column, "CTLD", rival)
     by = f"CTLD {number(mean['CTLD'])}, {rival} {number(mean[rival])}; 95 % interval of the difference {low:.2g} to {high:.2g}"
@@ -148,7 +167,7 @@ def _ahead_at(rows: Sequence[Row], found: Sequence[str], early: int) -> str:
     """The order of the methods on the training figure, soon after the start."""
     steps = curves(rows, found[0], "train")[0]
     at = int(np.argmin(np.abs(steps - early)))
-    value = {name: _last_resort(float(np.mean(curves(rows, name, "train")[1][:, at]))) for name in found}
+    value = {name: finite(float(np.mean(curves(rows, name, "train")[1][:, at]))) for name in found}
     order = sorted(found, key=lambda name: value[name])
     adaptive = [name for name in ("RMSprop", "Adam") if name in found]
     if not adaptive:
@@ -160,7 +179,7 @@ def _ahead_at(rows: Sequence[Row], found: Sequence[str], early: int) -> str:
     return f"{_listed(adaptive)} do not both lead, against the paper (training figure at step {steps[at]}: {listed})."
 
 
-def _last_resort(value: float) -> float:
+def finite(value: float) -> float:
     """A method of which a seed diverged comes last."""
     return value if math.isfinite(value) else math.inf
 

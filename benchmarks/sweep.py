@@ -267,11 +267,42 @@ def run_from_command_line(
     """Sweeps, then prints the section and draws the figures. Ctrl-C ends it early; the same command goes on from there."""
     console = Console()
     wanted = {name: methods[name] for name in options.methods} if options.methods else methods
-    try:
+
+    def everything() -> None:
         sweep(experiment, wanted, path=options.csv, trials=options.trials, report_seeds=range(options.seeds), console=console)
+
+    _run_and_tell(everything, experiment, options, summarize, console)
+
+
+def fixed_from_command_line(
+    experiment: Experiment,
+    methods: Mapping[str, tuple[Method, Sequence[Hyperparameters]]],
+    options: argparse.Namespace,
+    summarize: Callable[[Sequence[Row], pathlib.Path], str],
+) -> None:
+    """The same for methods with given settings, all of them reported: nothing is tuned."""
+    console = Console()
+
+    def everything() -> None:
+        for name, (method, tried) in methods.items():
+            wanted = [(hyper, seed) for hyper in tried for seed in range(options.seeds)]
+            run(experiment, name, experiment.prepare(method), "report", wanted, options.csv, console)
+
+    _run_and_tell(everything, experiment, options, summarize, console)
+
+
+def _run_and_tell(
+    everything: Callable[[], None],
+    experiment: Experiment,
+    options: argparse.Namespace,
+    summarize: Callable[[Sequence[Row], pathlib.Path], str],
+    console: Console,
+) -> None:
+    try:
+        everything()
     except KeyboardInterrupt:
         console.print("Interrupted: the trials that ended are in the CSV, and the same command goes on from there.")
     rows = newest(read(options.csv), experiment.name)
     if any(row.stage == "report" for row in rows):
         options.out.mkdir(parents=True, exist_ok=True)
-        console.print(summarize(rows, options.out), markup=False)
+        console.print(summarize(rows, options.out), markup=False, soft_wrap=True)

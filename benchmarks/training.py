@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import ctld_optax
 from benchmarks.sweep import Method, Point
 from ctld_optax import diagnostics
 
@@ -66,7 +67,7 @@ class Fit:
             return carry, (*task.evaluate(carry[0], data, frozen), noise_temperature(carry[1], done + self.chunk))
 
         self.start = jax.jit(jax.vmap(start, (0, 0, None)))
-        self.advance = jax.jit(jax.vmap(advance, (0, 0, 0, 0, None, None)), donate_argnums=0)
+        self.advance = jax.jit(jax.vmap(advance, (0, 0, 0, 0, None, None)))
 
     def __call__(self, hyper: Mapping[str, jax.Array], seeds: jax.Array, frozen: Any = ()) -> tuple[Any, list[Point]]:
         """Trained parameters, leading axis (trials,), and the curve. `frozen` has that axis too."""
@@ -80,8 +81,8 @@ class Fit:
 
 
 def noise_temperature(opt_state: Any, steps_done: Any) -> jax.Array:
-    """1/g(alpha), 0 from the hand-over on; NaN for a method that is none of our samplers."""
-    if optax.tree.get(opt_state, "alpha") is None:
+    """1/g(alpha), 0 from the hand-over on; NaN for a method that is no sampler with a hand-over."""
+    if not isinstance(opt_state, ctld_optax.PhaseSwitchState):
         return jnp.full((), jnp.nan)
     sampler = diagnostics.snapshot(opt_state)
     return jnp.where(sampler.count < steps_done, 0.0, 1.0 / sampler.beta)

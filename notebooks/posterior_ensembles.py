@@ -166,7 +166,7 @@ def surprise(p, labels):
 
 
 ensembles, scores = {}, {}
-for factor in (0.01, 0.03, 0.1, 0.3):
+for factor in (0.01, 0.03, 0.1):
     make = lambda key, factor=factor: ctld_optax.ctld(0.05, temperature=factor / num_examples, momentum=0.9, key=key)
     _, _, ensembles[factor] = over_seeds(make)
     scores[factor] = surprise(predict_ensemble(ensembles[factor], valid_x), valid_y)
@@ -255,3 +255,8 @@ for (top, bottom), i in zip(axes.T, where, strict=True):
 axes[1, 0].set_ylabel("probability")
 figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False, ncols=2)
 plt.show()
+
+# %% [markdown]
+# On the MNIST images the ensemble was better calibrated (error 0.011, where one network has 0.027 and one without a prior
+# 0.055) and told the unseen digits apart a little better (ROC area 0.847 against 0.836). It did not classify better (0.926
+# against 0.928), and the likelihood of the test images was the same. Hotter ensembles fit the validation images less well.

@@ -1,15 +1,18 @@
 """The benchmark scripts at their smallest, and the loaders of real data."""
 
 import gzip
+import hashlib
 import json
 import os
 import pathlib
 import struct
+import zipfile
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks import data, digits, record, step_cost
+from benchmarks import char_rnn, data, digits, paper, phases, record, sda, sensitivity, step_cost, sweep
 
 
 def test_digits_ends_in_a_table_and_a_figure(tmp_path, capsys):
@@ -70,6 +73,134 @@ def test_step_cost_writes_its_figures(tmp_path):
     lines = (tmp_path / "step_cost.csv").read_text().splitlines()
     assert len(lines) == 3
     assert (tmp_path / "step_cost.png").exists()
+
+
+TINY = ["--steps", "3", "--trials", "2", "--seeds", "2", "--methods", "SGD-M", "CTLD"]
+
+
+@pytest.fixture
+def tiny_text(tmp_path, monkeypatch):
+    """A text of 27 characters in place of War and Peace, and an LSTM of one layer of four units."""
+    content = bytes(np.random.default_rng(0).integers(97, 124, 3_000).tolist())
+    monkeypatch.setattr(data, "text", lambda _: data.split_text(content))
+    for name, value in {"LAYERS": 1, "UNITS": 4, "BATCH": 2, "LENGTH": 5, "MEASURED": 100}.items():
+        monkeypatch.setattr(char_rnn, name, value)
+    return ["--csv", str(tmp_path / "results.csv"), "--out", str(tmp_path)]
+
+
+@pytest.mark.slow
+def test_char_rnn_and_what_follows_it_end_in_tables_figures_and_a_page(tiny_text, tmp_path, capsys):
+    char_rnn.main([*TINY, *tiny_text])
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in ("SGD-M", "CTLD"))
+    assert (tmp_path / "char_rnn.png").stat().st_size > 20_000
+    rows = sweep.read(tmp_path / "results.csv")
+    assert paper.budget(rows) == {"SGD-M": 2, "CTLD": 2}
+    assert {row.step for row in rows} == {1, 2, 3}
+    # 27 characters at random: nothing can be far below 27, and an untrained network is not far above.
+    assert all(20.0 < row.train < 40.0 for row in rows)
+
+    sensitivity.main(["--steps", "3", "--seeds", "2", *tiny_text])
+    assert "varies by" in capsys.readouterr().out
+    rows = sweep.newest(sweep.read(tmp_path / "results.csv"), "sensitivity")
+    assert len(rows) == 2 * 20
+    assert {json.loads(row.hyperparameters)["learning_rate"] for row in rows} == {
+        sweep.best(sweep.read(tmp_path / "results.csv"), *_char_rnn_tuning(tmp_path))["learning_rate"]
+    }
+    assert (tmp_path / "sensitivity.png").stat().st_size > 20_000
+
+    phases.main(["--steps", "3", "--seeds", "2", "--methods", phases.STANDARD, "no sampling", *tiny_text])
+    assert "Lowest mean test perplexity" in capsys.readouterr().out
+
+    paper.main(["--csv", str(tmp_path / "results.csv"), "--page", str(tmp_path / "page" / "RESULTS.md")])
+    page = (tmp_path / "page" / "RESULTS.md").read_text()
+    assert "section 5.2" in page
+    assert "section 5.3" in page
+    assert "Not in the CSV yet: sda, plateau" in page
+    assert "2 settings for each of 2 methods" in page
+    assert (tmp_path / "page" / "results" / "char_rnn.png").exists()
+
+
+def _char_rnn_tuning(folder):
+    made = char_rnn.experiment(data.text(""), "war_and_peace", 3, full=False)
+    return made, "CTLD", sweep.settings(char_rnn.METHODS["CTLD"], 2)
+
+
+@pytest.mark.slow
+def test_sda_ends_in_a_table_and_a_figure(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(data, "mnist", lambda num_test: data.digits(test_share=num_test / 1797))
+    for name, value in {"HELD_OUT": 100, "POINTS": 1, "LAST_POINTS": 3}.items():
+        monkeypatch.setattr(sda, name, value)
+    places = ["--csv", str(tmp_path / "results.csv"), "--out", str(tmp_path)]
+    sda.main([*TINY, "--widths", "64", "6", "6", "6", "4", *places])
+    printed = capsys.readouterr().out
+    assert "| SGD-M |" in printed
+    assert "CTLD" in printed
+    assert (tmp_path / "sda.png").stat().st_size > 20_000
+    rows = sweep.read(tmp_path / "results.csv")
+    reported = [row for row in rows if row.method == "CTLD" and row.stage == "report" and row.seed == 0]
+    assert [row.step for row in reported] == [3, 6, 9, 10, 11, 12]
+    assert [row.temperature > 0.0 for row in reported] == [False, False, False, True, True, False]  # half the steps: 2 of 3
+    assert all(0.0 < row.train < 1.0 for row in rows)
+
+
+def test_the_stack_restores_through_all_its_layers():
+    layers = [
+        sda.new_layer(key, a, b) for key, a, b in zip(jax.random.split(jax.random.key(0), 2), (8, 4), (4, 2), strict=True)
+    ]
+    x = np.random.default_rng(0).uniform(size=(5, 8)).astype(np.float32)
+
+    def sigmoid(z):
+        return 1.0 / (1.0 + np.exp(-z))
+
+    first = sigmoid(x @ layers[0].encoder)
+    second = sigmoid(first @ layers[1].encoder)
+    restored = sigmoid(sigmoid(second @ layers[1].decoder) @ layers[0].decoder)
+    np.testing.assert_allclose(sda.reconstruction_error(layers, x), np.mean((restored - x) ** 2), rtol=1e-5)
+
+
+def test_the_lanes_stream_through_the_whole_text():
+    text = data.split_text(bytes(range(65, 75)) * 30)
+    lanes = np.asarray(char_rnn.in_lanes(text.train, 3, 10))
+    assert lanes.shape == (3, 81)  # 8 windows of 10 and the last target: 90 characters a lane are 1 too few for 9
+    np.testing.assert_array_equal(lanes[:, 0], [0, 0, 0])
+    np.testing.assert_array_equal(lanes[1], text.train[80:161])
+    with pytest.raises(ValueError, match="do not fill"):
+        char_rnn.in_lanes(text.train[:20], 3, 10)
+
+
+def test_the_state_of_the_lstm_goes_on_and_begins_again(tiny_text):
+    task = char_rnn.task(data.text(""), 2, 5, 100)
+    params, windows = task.init(jax.random.key(0)), (task.data["lanes"].shape[1] - 1) // 5
+    _, after_one = task.loss(params, task.begin(None), task.data, (), 0, None)
+    fresh, _ = task.loss(params, task.begin(None), task.data, (), 1, None)
+    carried, _ = task.loss(params, after_one, task.data, (), 1, None)
+    assert fresh != carried
+    first, _ = task.loss(params, task.begin(None), task.data, (), 0, None)
+    again, _ = task.loss(params, after_one, task.data, (), windows, None)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_texts_are_split_in_order(tmp_path, monkeypatch):
+    content = bytes(np.random.default_rng(1).integers(0, 256, 1_000, dtype=np.uint8).tolist())
+    text = data.split_text(content)
+    assert [len(text.train), len(text.validation), len(text.test)] == [900, 50, 50]
+    decoded = np.frombuffer(text.vocabulary, np.uint8)[np.concatenate([text.train, text.validation, text.test])]
+    assert decoded.tobytes() == content
+
+    path = tmp_path / "enwik8.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("enwik8", content)
+    monkeypatch.setenv("CTLD_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match="expected 547994d9"):
+        data.text("wikipedia")
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(data._SOURCES, "enwik8.zip", ("https://example.invalid", checksum))
+    np.testing.assert_array_equal(data.text("wikipedia").test, text.test)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("another", b"")
+    with pytest.raises(ValueError, match="exactly one file"):
+        data._read_text(path)
 
 
 def test_digits_data_is_split_without_overlap():

@@ -23,14 +23,14 @@ METHODS = {name: Method(SPACE, lambda *_: None) for name in ("one", "two")}
 
 
 def experiment(ran=None, *, at_once=2, maximize=False, slow=0.0):
-    """Validation is best at learning rate 1, test at the smallest, and a learning rate above 5 diverges."""
+    """Validation is best at learning rate 0.05, test at the smallest, and a learning rate above 5 diverges."""
 
     def train(hyper, seeds):
         rate = np.asarray(hyper["learning_rate"])
         if ran is not None:
             ran.extend(zip(rate.tolist(), np.asarray(seeds).tolist(), strict=True))
         time.sleep(slow)
-        validation = np.where(rate > 5.0, np.nan, np.abs(np.log(rate)))
+        validation = np.where(rate > 5.0, np.nan, np.abs(np.log(rate / 0.05)))
         sign = -1.0 if maximize else 1.0
         ones = np.ones_like(rate)
         return [Point(10 * (i + 1), ones, sign * validation, rate, math.nan * ones) for i in range(3)]
@@ -60,10 +60,11 @@ def test_the_best_on_validation_is_reported_on_new_seeds(tmp_path, maximize):
     sweep.sweep(experiment(maximize=maximize), METHODS, path=path, trials=6, report_seeds=(0, 1, 2))
     rows = sweep.read(path)
     tuned = {json.loads(row.hyperparameters)["learning_rate"] for row in rows if row.stage == "tune"}
-    expected = min((rate for rate in tuned if rate <= 5.0), key=lambda rate: abs(math.log(rate)))
+    expected = min((rate for rate in tuned if rate <= 5.0), key=lambda rate: abs(math.log(rate / 0.05)))
     reported = [row for row in rows if row.stage == "report"]
     assert {json.loads(row.hyperparameters)["learning_rate"] for row in reported} == {expected}
-    assert expected != min(tuned)  # what the test figure would have chosen
+    tried = [setting["learning_rate"] for setting in sweep.settings(METHODS["one"], 6)]
+    assert expected not in (min(tried), max(tried), tried[0], tried[-1])  # what other rules would choose
     assert {row.seed for row in reported} == {0, 1, 2}
     assert not {row.seed for row in reported} & {row.seed for row in rows if row.stage == "tune"}
 
@@ -76,10 +77,10 @@ def test_the_tuner_never_sees_a_test_figure(tmp_path):
 
 def test_only_settings_of_the_budget_can_be_chosen(tmp_path):
     path = tmp_path / "results.csv"
-    lucky = run(path)[0]._replace(hyperparameters='{"learning_rate": 1.0, "temperature": 1e-06}', validation=0.0)
+    lucky = run(path)[0]._replace(hyperparameters='{"learning_rate": 0.05, "temperature": 1e-06}', validation=0.0)
     sweep.append(path, [lucky])
     tried = sweep.settings(METHODS["one"], 6)
-    assert sweep.best(sweep.read(path), experiment(), "one", tried)["learning_rate"] != 1.0
+    assert sweep.best(sweep.read(path), experiment(), "one", tried)["learning_rate"] != 0.05
     with pytest.raises(ValueError, match="was not tried"):
         sweep.best(sweep.read(path), experiment(), "one", sweep.settings(METHODS["one"], 7))
 
@@ -151,7 +152,7 @@ def test_settings_fill_their_ranges_and_are_shared():
     for column, (low, high) in zip(logs.T, SPACE.values(), strict=True):
         cells = np.floor(4 * (column - math.log10(low)) / (math.log10(high) - math.log10(low)))
         np.testing.assert_array_equal(np.bincount(cells.astype(int), minlength=4) > 1, True)
-    table = methods.table(Range(1e-2, 1e0), Range(1e-4, 1e-1), Range(1e-8, 1e-4))
+    table = methods.table(Range(1e-2, 1e0), Range(1e-4, 1e-1), Range(1e-8, 1e-4), Range(1e-9, 1e-4))
     assert {len(method.space) for method in table.values()} == {2}
     rates = [[one["learning_rate"] for one in sweep.settings(table[name], 12)] for name in ("SGD-M", "SGHMC", "CTLD")]
     assert rates[0] == rates[1] == rates[2]
@@ -166,7 +167,7 @@ def test_trials_side_by_side_are_the_trials_alone():
         evaluate=lambda p, data, _: (jnp.mean((p["w"] - data) ** 2),) * 3,
         data=jnp.arange(3.0),
     )
-    method = methods.table(Range(1e-2, 1e0), Range(1e-4, 1e-1), Range(1e-8, 1e-4))["CTLD"]
+    method = methods.table(Range(1e-2, 1e0), Range(1e-4, 1e-1), Range(1e-8, 1e-4), Range(1e-9, 1e-4))["CTLD"]
     hyper = {"learning_rate": jnp.array([0.1, 0.3]), "temperature": jnp.array([1e-3, 1e-4])}
     fit = training.Fit(task, method, steps=40, points=4)
     _, both = fit(hyper, jnp.array([0, 1]))

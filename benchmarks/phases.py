@@ -1,0 +1,95 @@
+"""How long to sample, and how to hand over: what the paper leaves open about CTLD's two phases.
+
+    python -m benchmarks.phases     after benchmarks.char_rnn: one variant at a time, about 5 minutes on 2 cores
+
+The character LSTM of benchmarks/char_rnn.py at the learning rate and temperature that it chose for CTLD. One thing is changed
+at a time: the share of the steps that sample (0: SGD-M from the start), the temperature, the second phase's learning rate, and
+whether the sampler cools down linearly before it hands over instead of stopping wherever alpha happens to be.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import optax
+
+import ctld_optax
+from benchmarks import char_rnn, methods, summary, sweep
+from benchmarks.sweep import Method, Row
+
+NAME = "phases"
+STANDARD = "as in the comparison"
+
+
+def variant(
+    *, share: float = methods.SAMPLING_SHARE, heat: float = 1.0, second_rate: float = 1.0, cools: bool = False
+) -> Method:
+    """CTLD -> SGD-M with `heat` times the temperature and `second_rate` times the second phase's learning rate."""
+
+    def make(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
+        rate, sampling_steps = hyper["learning_rate"], round(share * steps)
+        base = heat * hyper["temperature"]
+
+        def cooling(count: Any) -> Any:
+            return base * (1.0 - count / sampling_steps)
+
+        sampler = ctld_optax.ctld(rate, cooling if cools else base, methods.MOMENTUM, key=key)
+        return ctld_optax.phase_switch(sampler, optax.sgd(second_rate * rate, methods.MOMENTUM), sampling_steps)
+
+    return Method({}, make)
+
+
+VARIANTS = {
+    STANDARD: variant(),
+    "no sampling": variant(share=0.0),
+    "sampling a quarter": variant(share=0.25),
+    "sampling three quarters": variant(share=0.75),
+    "ten times as hot": variant(heat=10.0),
+    "second phase at a third of the rate": variant(second_rate=1.0 / 3.0),
+    "cools before the hand-over": variant(cools=True),
+}
+
+
+def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
+    """A table, with each variant against the standard on the same seeds."""
+    del folder
+    found = summary.names(rows)
+    standard = summary.final(rows, STANDARD, "test") if STANDARD in found else None
+
+    change = {
+        name: summary.interval(summary.final(rows, name, "test") - standard)
+        for name in found
+        if standard is not None and name != STANDARD
+    }
+    surely = [f"{name} ({one})" for name, one in change.items() if abs(one.mean) > one.half]
+    said = "; ".join(surely) or "none, so that the phases matter little here"
+    lines = [
+        [name, *(str(summary.interval(summary.final(rows, name, c))) for c in ("train", "test")), str(change.get(name, ""))]
+        for name in found
+    ]
+    best = min(found, key=lambda name: summary.finite(float(summary.final(rows, name, "test").mean())))
+    return "\n\n".join(
+        [
+            "## The two phases",
+            "Perplexity of the character LSTM, one thing changed at a time; the last column is the change in test perplexity.",
+            summary.markdown(["CTLD", "train", "test", "difference"], lines),
+            f"Lowest mean test perplexity: {best}. Changes beyond the spread of the seeds: {said}.",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = sweep.parser("benchmarks.phases", __doc__)
+    parser.add_argument("--text", choices=tuple(char_rnn.data.TEXTS), default="war_and_peace")
+    options = parser.parse_args(arguments)
+    mpl.use("agg")
+    text, steps = char_rnn.load(options)
+    made = char_rnn.experiment(text, options.text, steps, full=options.full, experiment_name=NAME, points=1)
+    hyper = char_rnn.tuned(sweep.read(options.csv), options.text)
+    wanted = {name: VARIANTS[name] for name in options.methods or VARIANTS}
+    sweep.fixed_from_command_line(made, {name: (method, [hyper]) for name, method in wanted.items()}, options, summarize)
+
+
+if __name__ == "__main__":
+    main()
