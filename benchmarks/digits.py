@@ -54,8 +54,8 @@ def _two_phases(temperature: float, key: Any, steps: int, **options: Any) -> opt
 METHODS = {
     "SGD-M": Method("lr", (1e-3, 1e-2, 1e-1, 1.0), (1e-2,), lambda lr, _key, _steps: optax.sgd(lr, MOMENTUM)),
     "Adam": Method("lr", (3e-4, 1e-3, 3e-3, 1e-2), (3e-3,), lambda lr, _key, _steps: optax.adam(lr)),
-    # The sampler at constant temperature. Both at one cold temperature, and each at its best of the four (here the same).
-    "SGHMC": Method("T", (2e-5, 4e-5, 6e-5, 1.2e-4), (2.5e-5, 4e-5), functools.partial(_two_phases, tempering=None)),
+    # The sampler at constant temperature. Both at one cold temperature, and each at its best of the four.
+    "SGHMC": Method("T", (2e-5, 4e-5, 6e-5, 1.2e-4), (2.5e-5, 6e-5), functools.partial(_two_phases, tempering=None)),
     "CTLD": Method("T", (1e-5, 2.5e-5, 4e-5, 6e-5), (2.5e-5, 4e-5), _two_phases),
 }
 TUNING_SEEDS = (100, 101)  # not reported

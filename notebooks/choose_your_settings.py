@@ -145,8 +145,9 @@ plt.show()
 
 # %% [markdown]
 # To the left the noise is too weak to move the network from where it started, and the loss stays there. Where it is strong
-# enough, the loss falls until the noise itself holds it up. Further to the right runs diverge; their points are missing on the
-# right side. If the best temperature is the first or the last, shift the range and repeat.
+# enough, the loss falls until the noise itself holds it up, at $d\,T/2$ or below, since flat directions hold nothing. Further
+# to the right runs diverge; their points are missing on the right side. If the best temperature is the first or the last,
+# shift the range and repeat.
 #
 # ## Step 3: how long to sample
 #
