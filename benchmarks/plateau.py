@@ -25,7 +25,18 @@ from rich.console import Console
 import ctld_optax
 from benchmarks import data, deep_mlp, methods, summary, sweep, training
 from benchmarks.handover import hand_over_when
-from benchmarks.plateau_maps import LEFT, Map, bands_table, collect, draw_fates, draw_map, ends, rates_table, wider
+from benchmarks.plateau_maps import (
+    LEFT,
+    Map,
+    bands_table,
+    collect,
+    draw_fates,
+    draw_map,
+    ends,
+    lost_while_sampling,
+    rates_table,
+    wider,
+)
 from benchmarks.sweep import Experiment, Method, Point, Range, Row
 from ctld_optax import baselines, plotting
 
@@ -127,12 +138,10 @@ def rate_map(name: str, number: int) -> list[dict[str, float]]:
 
 
 def plan(number: int) -> list[tuple[str, list[dict[str, float]]]]:
-    """What is run, in this order: what the page cannot do without comes first."""
+    """What is run, in this order."""
     parts = [(name, temperature_map(name, number)) for name in ("SGHMC", "CTLD")]
-    parts += [(name, rate_map(name, number)) for name in ("SGD-M", "Adam", "Santa", "AnnealSGD")]
-    parts += [(name, temperature_map(name, number)) for name in VARIANTS[:2]]
-    parts += [(name, rate_map(name, number)) for name in ("CTLD", "SGHMC", "RMSprop")]
-    return parts + [(name, temperature_map(name, number)) for name in VARIANTS[2:]]
+    parts += [(name, rate_map(name, number)) for name in COMPARED]
+    return parts + [(name, temperature_map(name, number)) for name in VARIANTS]
 
 
 def task(images: data.Split) -> training.Task:
@@ -192,11 +201,12 @@ def maps_over_rates(rows: Sequence[Row]) -> dict[str, Map]:
 
 
 def maps_over_temperatures(rows: Sequence[Row]) -> dict[str, Map]:
-    found = {"SGHMC": collect(rows, "SGHMC", "temperature", learning_rate=RATE)}
-    for strength in STRENGTHS:
-        found[f"CTLD, S = {strength:g}"] = collect(rows, "CTLD", "temperature", learning_rate=RATE, strength=strength)
-    for name in VARIANTS:
-        found[name] = collect(rows, name, "temperature", learning_rate=RATE)
+    # The map over learning rates has one run at this learning rate, at a temperature that is not of the grid.
+    gridded = [row for row in rows if json.loads(row.hyperparameters).get("temperature") not in FIXED.values()]
+    collected = functools.partial(collect, gridded, over="temperature", learning_rate=RATE)
+    found = {"SGHMC": collected("SGHMC")}
+    found |= {f"CTLD, S = {strength:g}": collected("CTLD", strength=strength) for strength in STRENGTHS}
+    found |= {name: collected(name) for name in VARIANTS}
     return {name: each for name, each in found.items() if each is not None}
 
 
@@ -268,6 +278,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
         whole = {name: each for name, each in temperatures.items() if len(each.values) == number}
         lines = [wider(whole, *pair) for pair in pairs if set(pair) <= whole.keys()]
         lines += [ends(name, each) for name, each in whole.items()]
+        lines.append(lost_while_sampling([each for name, each in whole.items() if name.startswith("CTLD, S")]))
         parts.append("\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts)
 

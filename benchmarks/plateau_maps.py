@@ -135,7 +135,9 @@ def wider(temperatures: Mapping[str, Map], name: str, than: str) -> str:
     """Whether one band is wider than another: paired by seed, 95 % t-interval."""
     verdicts: list[str] = []
     for threshold in (LEFT, TRAINED):
-        difference = summary.interval(temperatures[name].decades(threshold) - temperatures[than].decades(threshold))
+        first, second = temperatures[name].decades(threshold), temperatures[than].decades(threshold)
+        shared = min(len(first), len(second))  # seeds are 0, 1, 2, ...
+        difference = summary.interval(first[:shared] - second[:shared])
         if difference.mean - difference.half > 0.0:
             verdict = "wider"
         elif difference.mean + difference.half < 0.0:
@@ -165,3 +167,10 @@ def ends(name: str, each: Map) -> str:
         )
     low, high = each.values[trained[0]], each.values[trained[-1]]
     return f"{name}: some run was trained from {low:.2g} to {high:.2g}; {'; '.join(sides)}."
+
+
+def lost_while_sampling(found: Sequence[Map]) -> str:
+    """Of the runs that diverged, how many had done so before the hand-over: no moment to hand over could have saved those."""
+    diverged = sum(np.count_nonzero(each.fates == "diverged") for each in found)
+    sampling = sum(np.count_nonzero(np.isnan(each.curves[..., HANDOVER])) for each in found)
+    return f"Of {diverged} CTLD runs that diverged, {sampling} had done so while sampling, before any hand-over."
