@@ -19,7 +19,6 @@ from ctld_optax._ctld import LangevinTransformation, ctld
 
 SIGMAS = 4.0  # one false alarm in 16,000, for a figure that is normally distributed
 SETTLING = 0.2  # the share of a run, its beginning, that figures of the steady state leave out
-DEFAULT = ctld(1.0, 0.0, key=0)  # what is known of a run whose sampler is not
 FEW = 20  # fewer rows than these say nothing
 
 
@@ -45,7 +44,10 @@ class Run:
         state: Any,
         initial_value: float | None,
     ) -> None:
-        if not hasattr(sampler or DEFAULT, "kernel"):
+        self.is_known = sampler is not None
+        # Made here and not at import, which would start JAX's backend before the user can configure it.
+        sampler = ctld(1.0, 0.0, key=0) if sampler is None else sampler
+        if not hasattr(sampler, "kernel"):
             name = type(sampler).__name__
             raise TypeError(f"sampler must be what `ctld` returned, the one that was given to `phase_switch`; got {name}.")
         alpha = np.asarray(trajectory.alpha)
@@ -63,8 +65,7 @@ class Run:
         self.rows = diagnostics.Snapshot(*(rows(array)[:, moved] for array in trajectory))
         self.value = None if value is None else rows(value)[:, moved]
         self.count = self.rows.count[0]
-        self.kernel = (sampler or DEFAULT).kernel
-        self.is_known = sampler is not None
+        self.kernel = sampler.kernel
         self.num_params = num_params
         self.state = state
         self.initial_value = initial_value

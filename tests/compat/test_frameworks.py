@@ -167,10 +167,10 @@ def test_same_trajectory_in_every_framework(framework, reference):
         np.testing.assert_allclose(leaf, expected, rtol=0.0, atol=1e-4)
 
 
-def test_the_network_trains_and_the_temperature_moves(reference):
+def test_the_network_trains_and_alpha_moves(reference):
     losses, leaves, state = reference
     assert losses[-1] < 0.7 * losses[0]
-    assert abs(float(state.sampler.alpha)) > 0.4
+    assert abs(float(state.sampler.alpha)) > 0.1  # six steps of half a thermal velocity each, from 0
     assert int(state.count) == STEPS
     start = jax.tree.leaves(weights())
     assert all(not np.allclose(a, b, atol=1e-3) for a, b in zip(leaves, start, strict=True))
