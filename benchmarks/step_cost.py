@@ -328,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"))
     options = parser.parse_args(arguments)
     mpl.use("agg")
-    console = Console()
+    console = Console(width=max(100, Console().width))  # the tables need it, also where the output is no terminal
     console.print(record.provenance())
 
     def wanted(name: str) -> bool:
