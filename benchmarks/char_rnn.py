@@ -12,7 +12,7 @@ first characters of each part.
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from flax import linen as nn
 from matplotlib import pyplot as plt
 
 from benchmarks import data, methods, summary, sweep, training
-from benchmarks.sweep import Experiment, Method, Point, Range, Row
+from benchmarks.sweep import Experiment, Range, Row
 
 NAME = "char_rnn"
 LAYERS, UNITS = 3, 64  # the paper's
@@ -110,14 +110,7 @@ def experiment(
     lanes, length = (FULL_BATCH, FULL_LENGTH) if full else (BATCH, LENGTH)
     what = task(text, lanes, length, min(len(text.validation), len(text.test)) - 1 if full else MEASURED)
 
-    def prepare(method: Method) -> sweep.Trainer:
-        fit = training.Fit(what, method, steps=steps, points=min(points, steps))
-
-        def train(hyper: Mapping[str, jax.Array], seeds: jax.Array) -> list[Point]:
-            return fit(hyper, seeds)[1]
-
-        return train
-
+    prepare = training.curves_of(what, steps=steps, points=min(points, steps))
     config = {"text": name, "steps": steps, "lanes": lanes, "length": length, "layers": LAYERS, "units": UNITS}
     return Experiment(experiment_name, "perplexity", config, prepare, at_once=4)
 

@@ -20,7 +20,6 @@ import matplotlib as mpl
 import numpy as np
 import optax
 from matplotlib import pyplot as plt
-from rich.console import Console
 
 import ctld_optax
 from benchmarks import data, deep_mlp, methods, summary, sweep, training
@@ -37,7 +36,7 @@ from benchmarks.plateau_maps import (
     rates_table,
     wider,
 )
-from benchmarks.sweep import Experiment, Method, Point, Range, Row
+from benchmarks.sweep import Experiment, Method, Range, Row
 from ctld_optax import baselines, plotting
 
 NAME = "plateau"
@@ -137,11 +136,11 @@ def rate_map(name: str, number: int) -> list[dict[str, float]]:
     return [{"learning_rate": rate} | fixed for rate in rates]
 
 
-def plan(number: int) -> list[tuple[str, list[dict[str, float]]]]:
-    """What is run, in this order."""
-    parts = [(name, temperature_map(name, number)) for name in ("SGHMC", "CTLD")]
-    parts += [(name, rate_map(name, number)) for name in COMPARED]
-    return parts + [(name, temperature_map(name, number)) for name in VARIANTS]
+def plan(number: int) -> dict[str, list[dict[str, float]]]:
+    """What is run of each method, in this order."""
+    both = {name: temperature_map(name, number) + rate_map(name, number) for name in FIXED}
+    one = {name: rate_map(name, number) for name in COMPARED if name not in FIXED}
+    return both | one | {name: temperature_map(name, number) for name in VARIANTS}
 
 
 def task(images: data.Split) -> training.Task:
@@ -169,14 +168,7 @@ def task(images: data.Split) -> training.Task:
 
 
 def experiment(images: data.Split, name: str, steps: int) -> Experiment:
-    def prepare(method: Method) -> sweep.Trainer:
-        fit = training.Fit(task(images), method, steps=steps, points=POINTS)
-
-        def train(hyper: Mapping[str, jax.Array], seeds: jax.Array) -> Sequence[Point]:
-            return fit(hyper, seeds)[1]
-
-        return train
-
+    prepare = training.curves_of(task(images), steps=steps, points=POINTS)
     config = {
         "data": name,
         "train_images": len(images.train_y),
@@ -288,22 +280,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.set_defaults(trials=GRID, seeds=SEEDS)
     options = parser.parse_args(arguments)
     mpl.use("agg")
-    console = Console()
     images = data.mnist() if options.full else data.digits()
     own = experiment(images, "mnist" if options.full else "digits", options.steps or (FULL_STEPS if options.full else STEPS))
-    trainers: dict[str, sweep.Trainer] = {}
-    try:
-        for name, settings in plan(options.trials):
-            if not options.methods or name in options.methods:
-                trainer = trainers.setdefault(name, own.prepare(METHODS[name]))
-                wanted = [(hyper, seed) for hyper in settings for seed in range(options.seeds)]
-                sweep.run(own, name, trainer, "report", wanted, options.csv, console)
-    except KeyboardInterrupt:
-        console.print("Interrupted: the trials that ended are in the CSV, and the same command goes on from there.")
-    rows = sweep.newest(sweep.read(options.csv), NAME)
-    if rows:
-        options.out.mkdir(parents=True, exist_ok=True)
-        console.print(summarize(rows, options.out), markup=False)
+    planned = plan(options.trials)
+    wanted = {name: (METHODS[name], planned[name]) for name in options.methods or planned}
+    sweep.fixed_from_command_line(own, wanted, options, summarize)
 
 
 if __name__ == "__main__":

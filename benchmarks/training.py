@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import ctld_optax
-from benchmarks.sweep import Method, Point
+from benchmarks.sweep import Method, Point, Trainer
 from ctld_optax import diagnostics
 
 
@@ -78,6 +78,20 @@ class Fit:
             carry, measured = self.advance(carry, hyper, seeds, frozen, jnp.int32(done), self.data)
             curve.append(Point(done + self.chunk, *(np.asarray(value) for value in measured)))
         return carry[0], curve
+
+
+def curves_of(task: Task, *, steps: int, points: int) -> Callable[[Method], Trainer]:
+    """`Experiment.prepare` of an experiment that is one fit a trial."""
+
+    def prepare(method: Method) -> Trainer:
+        fit = Fit(task, method, steps=steps, points=points)
+
+        def train(hyper: Mapping[str, jax.Array], seeds: jax.Array) -> list[Point]:
+            return fit(hyper, seeds)[1]
+
+        return train
+
+    return prepare
 
 
 def noise_temperature(opt_state: Any, steps_done: Any) -> jax.Array:

@@ -31,7 +31,7 @@ def check_range(
 
     A bound that is traced, such as another hyperparameter, does not bind.
     """
-    minimum = minimum if isinstance(minimum, numbers.Real | np.number) else None
+    minimum, maximum = (bound if isinstance(bound, numbers.Real | np.number) else None for bound in (minimum, maximum))
     if isinstance(value, str | bytes | bool | np.bool | complex | list | tuple | dict) or value is None:
         raise TypeError(f"{name} must be a number, got {value!r}. {hint}".rstrip())
     if not isinstance(value, numbers.Real | np.number):
