@@ -35,7 +35,7 @@ from benchmarks import record
 
 CSV = pathlib.Path(__file__).parent / "results" / "experiments.csv"
 TRIALS = 12  # a method; 12 different learning rates each
-TUNING_SEEDS = (1000,)  # far from those that are reported
+TUNING_SEEDS = (1000, 1001)  # far from those that are reported; of one alone, the best setting may be one that was lucky
 REPORT_SEEDS = (0, 1, 2, 3)
 
 Hyperparameters = Mapping[str, float]
