@@ -124,9 +124,7 @@ def load(options: Any) -> tuple[data.Text, int]:
 
 def tuned(rows: Sequence[Row], text: str) -> dict[str, float]:
     """What this experiment chose for CTLD on this text."""
-    found = [row for row in rows if row.experiment == NAME and row.method == "CTLD" and row.stage == "report"]
-    found = [row for row in found if json.loads(row.config)["text"] == text]
-    return json.loads(found[-1].hyperparameters) if found else UNTUNED
+    return sweep.tuned(rows, NAME, "CTLD", text=text) or UNTUNED
 
 
 def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:

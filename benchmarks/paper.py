@@ -46,11 +46,13 @@ def budget_in_words(rows: Sequence[Row]) -> str:
     counts = budget(rows)
     if not counts:
         return "Nothing was tuned here."
-    seeds = {len({row.seed for row in rows if row.stage == "tune" and row.method == name}) for name in counts}
-    same = len(set(counts.values())) == 1 and len(seeds) == 1
-    if same:
-        return f"Budget, counted in the CSV: {next(iter(counts.values()))} settings for each of {len(counts)} methods."
-    return "**The budgets are not equal**: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + "."
+    trials = {(row.method, row.hyperparameters, row.seed) for row in rows if row.stage == "tune"}
+    seeds = collections.Counter((method, hyper) for method, hyper, _ in trials)  # of each setting
+    on = {name: sorted({number for (method, _), number in seeds.items() if method == name}) for name in counts}
+    each = [f"{count} settings on {' or '.join(map(str, on[name]))} seeds" for name, count in counts.items()]
+    if len(set(each)) == 1 and len(next(iter(on.values()))) == 1:
+        return f"Budget, counted in the CSV: {each[0]} for each of {len(counts)} methods."
+    return "**The budgets are not equal**: " + ", ".join(map(" ".join, zip(counts, each, strict=True))) + "."
 
 
 def origin(rows: Sequence[Row]) -> str:

@@ -51,9 +51,8 @@ VARIANTS = {
 }
 
 
-def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
-    """A table, with each variant against the standard on the same seeds."""
-    del folder
+def table(rows: Sequence[Row], what: str) -> str:
+    """Each variant, and its change against the standard on the same seeds, with what that says. `what`: Test perplexity."""
     found = summary.names(rows)
     standard = summary.final(rows, STANDARD, "test") if STANDARD in found else None
 
@@ -71,10 +70,19 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
     best = min(found, key=lambda name: summary.finite(float(summary.final(rows, name, "test").mean())))
     return "\n\n".join(
         [
+            summary.markdown(["CTLD", "train", "test", "difference"], lines),
+            f"Lowest mean {what}: {best}. Changes beyond the spread of the seeds: {said}.",
+        ]
+    )
+
+
+def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
+    del folder
+    return "\n\n".join(
+        [
             "## The two phases",
             "Perplexity of the character LSTM, one thing changed at a time; the last column is the change in test perplexity.",
-            summary.markdown(["CTLD", "train", "test", "difference"], lines),
-            f"Lowest mean test perplexity: {best}. Changes beyond the spread of the seeds: {said}.",
+            table(rows, "test perplexity"),
         ]
     )
 
@@ -88,7 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = char_rnn.experiment(text, options.text, steps, full=options.full, experiment_name=NAME, points=1)
     hyper = char_rnn.tuned(sweep.read(options.csv), options.text)
     wanted = {name: VARIANTS[name] for name in options.methods or VARIANTS}
-    sweep.fixed_from_command_line(made, {name: (method, [hyper]) for name, method in wanted.items()}, options, summarize)
+    sweep.fixed_from_command_line(
+        made, {name: (method, [hyper]) for name, method in wanted.items()}, options, summarize, seeds=sweep.reported(options)
+    )
 
 
 if __name__ == "__main__":

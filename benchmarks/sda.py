@@ -8,6 +8,7 @@ samples in the first half of every layer's steps. The curves are the mean square
 encoded up to the layer in training and decoded again: one unit for all layers, with a bump wherever an untrained layer joins.
 """
 
+import argparse
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -33,12 +34,12 @@ DROPOUT = 0.2  # of the input of every layer but the first and the last
 HELD_OUT = 1_000  # images to validate on, as many to test on, and as many of the training set to measure on
 POINTS = 6  # of a layer's curve
 LAST_POINTS = 36  # of the last layer's, to show how 1/g(alpha) moves
+UNTUNED = {"learning_rate": 10.0, "temperature": 1e-6}  # CTLD's, for the experiments that need them, before this one was run
 
-# Per-pixel errors of sigmoid units have gradients of 1e-3 and less, hence the large rates of the heavy ball.
-# A variance v of the gradient's entries is the temperature v * learning_rate / 0.2, at first.
-METHODS = methods.table(
-    Range(1.0, 300.0), adaptive=Range(1e-3, 0.3), temperature=Range(1e-10, 1e-5), variance=Range(1e-12, 1e-7)
-)
+# Per-pixel errors of sigmoid units have gradients of 1e-3 and less, hence the large rates of the heavy ball. Temperatures and
+# variances go from where trials on a tuning seed began to gain by the noise to where it destroyed all. A variance v of the
+# gradient's entries is the temperature v * learning_rate / 0.2, at first.
+METHODS = methods.table(Range(1.0, 100.0), adaptive=Range(1e-3, 0.1), temperature=Range(5e-8, 5e-5), variance=Range(3e-9, 3e-6))
 
 
 class Layer(NamedTuple):
@@ -107,13 +108,16 @@ def task(index: int, widths: Sequence[int], images: data.Split) -> training.Task
     )
 
 
-def experiment(images: data.Split, widths: Sequence[int], steps: int) -> Experiment:
+def experiment(
+    images: data.Split, widths: Sequence[int], steps: int, *, experiment_name: str = NAME, whole_curve: bool = True
+) -> Experiment:
+    """Measured along the way, or at the end of each layer only."""
     last = len(widths) - 2
+    points = [POINTS] * last + [LAST_POINTS] if whole_curve else [1] * (last + 1)
 
     def prepare(method: Method) -> sweep.Trainer:
         fits = [
-            training.Fit(task(index, widths, images), method, steps=steps, points=LAST_POINTS if index == last else POINTS)
-            for index in range(last + 1)
+            training.Fit(task(index, widths, images), method, steps=steps, points=points[index]) for index in range(last + 1)
         ]
 
         def train(hyper: Mapping[str, jax.Array], seeds: jax.Array) -> list[Point]:
@@ -128,7 +132,24 @@ def experiment(images: data.Split, widths: Sequence[int], steps: int) -> Experim
         return train
 
     config = {"widths": "-".join(map(str, widths)), "steps_a_layer": steps, "batch": BATCH, "images": len(images.train_x)}
-    return Experiment(NAME, "mse", config, prepare, at_once=4)
+    return Experiment(experiment_name, "mse", config, prepare, at_once=4)
+
+
+def own_parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
+    made = sweep.parser(prog, doc)
+    made.add_argument("--widths", type=int, nargs=5, metavar="N", help="inputs and four layers (default: see the top)")
+    return made
+
+
+def load(options: argparse.Namespace) -> tuple[data.Split, Sequence[int], int]:
+    """The images, the widths and the number of steps a layer that the command line asks for."""
+    widths = options.widths or (FULL_WIDTHS if options.full else WIDTHS)
+    return data.mnist(num_test=2 * HELD_OUT), widths, options.steps or (FULL_STEPS if options.full else STEPS)
+
+
+def tuned(rows: Sequence[Row]) -> dict[str, float]:
+    """What this experiment chose for CTLD."""
+    return sweep.tuned(rows, NAME, "CTLD") or UNTUNED
 
 
 def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
@@ -167,14 +188,10 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = sweep.parser("benchmarks.sda", __doc__)
-    parser.add_argument("--widths", type=int, nargs=5, metavar="N", help="inputs and four layers (default: see the top)")
+    parser = own_parser("benchmarks.sda", __doc__)
     options = parser.parse_args(arguments)
     mpl.use("agg")
-    images = data.mnist(num_test=2 * HELD_OUT)
-    widths = options.widths or (FULL_WIDTHS if options.full else WIDTHS)
-    steps = options.steps or (FULL_STEPS if options.full else STEPS)
-    sweep.run_from_command_line(experiment(images, widths, steps), METHODS, options, summarize)
+    sweep.run_from_command_line(experiment(*load(options)), METHODS, options, summarize)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text, steps = char_rnn.load(options)
     made = char_rnn.experiment(text, options.text, steps, full=options.full, experiment_name=NAME, points=1)
     tried = settings(char_rnn.tuned(sweep.read(options.csv), options.text))
-    sweep.fixed_from_command_line(made, {"CTLD": (Method({}, make), tried)}, options, summarize)
+    sweep.fixed_from_command_line(made, {"CTLD": (Method({}, make), tried)}, options, summarize, seeds=sweep.reported(options))
 
 
 if __name__ == "__main__":
