@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import char_rnn, data, digits, paper, phases, record, sda, sensitivity, step_cost, sweep
+from benchmarks import char_rnn, data, digits, paper, phases, record, sda, sda_phases, sensitivity, step_cost, sweep
 
 
 def test_digits_ends_in_a_table_and_a_figure(tmp_path, capsys):
@@ -116,8 +116,8 @@ def test_char_rnn_and_what_follows_it_end_in_tables_figures_and_a_page(tiny_text
     page = (tmp_path / "page" / "RESULTS.md").read_text()
     assert "section 5.2" in page
     assert "section 5.3" in page
-    assert "Not in the CSV yet: sda, plateau" in page
-    assert "2 settings for each of 2 methods" in page
+    assert "Not in the CSV yet: sda, sda_phases, plateau" in page
+    assert "2 settings on 2 seeds for each of 2 methods" in page
     assert (tmp_path / "page" / "results" / "char_rnn.png").exists()
 
 
@@ -127,7 +127,7 @@ def _char_rnn_tuning(folder):
 
 
 @pytest.mark.slow
-def test_sda_ends_in_a_table_and_a_figure(tmp_path, capsys, monkeypatch):
+def test_sda_and_its_phases_end_in_tables_and_a_figure(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(data, "mnist", lambda num_test: data.digits(test_share=num_test / 1797))
     for name, value in {"HELD_OUT": 100, "POINTS": 1, "LAST_POINTS": 3}.items():
         monkeypatch.setattr(sda, name, value)
@@ -138,10 +138,20 @@ def test_sda_ends_in_a_table_and_a_figure(tmp_path, capsys, monkeypatch):
     assert "CTLD" in printed
     assert (tmp_path / "sda.png").stat().st_size > 20_000
     rows = sweep.read(tmp_path / "results.csv")
-    reported = [row for row in rows if row.method == "CTLD" and row.stage == "report" and row.seed == 0]
+    reported = [row for row in rows if row.method == "CTLD" and row.stage == "report" and row.seed == sweep.REPORT_SEEDS[0]]
     assert [row.step for row in reported] == [3, 6, 9, 10, 11, 12]
     assert [row.temperature > 0.0 for row in reported] == [False, False, False, True, True, False]  # half the steps: 2 of 3
     assert all(0.0 < row.train < 1.0 for row in rows)
+
+    variants = [phases.STANDARD, "no sampling"]
+    sda_phases.main([*TINY[:2], *TINY[4:6], "--methods", *variants, "--widths", "64", "6", "6", "6", "4", *places])
+    assert "Lowest mean test error" in capsys.readouterr().out
+    rows = sweep.read(tmp_path / "results.csv")
+    again = sweep.newest(rows, "sda_phases")
+    assert {row.hyperparameters for row in again} == {reported[0].hyperparameters}
+    # The standard variant is the comparison's CTLD: the same trial, measured less often.
+    first = [row for row in again if row.method == phases.STANDARD and row.seed == sweep.REPORT_SEEDS[0]]
+    assert [(row.step, row.test) for row in first] == [(row.step, row.test) for row in reported if row.step in (3, 6, 9, 12)]
 
 
 def test_the_stack_restores_through_all_its_layers():

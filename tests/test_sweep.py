@@ -51,7 +51,10 @@ def test_every_method_gets_the_same_number_of_trials_and_the_csv_proves_it(tmp_p
     more = [*rows, rows[0]._replace(hyperparameters='{"learning_rate": 7.0}')]
     assert paper.budget(more) == {"one": 7, "two": 6}
     assert "not equal" in paper.budget_in_words(more)
-    assert "not equal" not in paper.budget_in_words(rows)
+    assert "6 settings on 2 seeds for each of 2 methods" in paper.budget_in_words(rows)
+    # A seed less for one setting, for all settings of one method, and for one setting of every method.
+    for lacking in (rows[:1], rows[:12:2], [rows[0], next(row for row in rows if row.method == "two")]):
+        assert "not equal" in paper.budget_in_words([row for row in rows if row not in lacking])
 
 
 @pytest.mark.parametrize("maximize", [False, True])
@@ -83,6 +86,26 @@ def test_only_settings_of_the_budget_can_be_chosen(tmp_path):
     assert sweep.best(sweep.read(path), experiment(), "one", tried)["learning_rate"] != 0.05
     with pytest.raises(ValueError, match="was not tried"):
         sweep.best(sweep.read(path), experiment(), "one", sweep.settings(METHODS["one"], 7))
+
+
+def test_the_setting_reported_last_is_found_again(tmp_path):
+    rows = run(tmp_path / "results.csv")
+    reported = [row for row in rows if row.stage == "report" and row.method == "one"]
+    expected = json.loads(reported[-1].hyperparameters)
+    assert sweep.tuned(rows, "toy", "one") == sweep.tuned(rows, "toy", "one", steps=30) == expected
+    assert sweep.tuned(rows, "toy", "one", steps=31) is sweep.tuned(rows, "toy", "three") is None
+    again = reported[-1]._replace(hyperparameters='{"learning_rate": 7.0}')
+    other = again._replace(config='{"steps": 31}')
+    assert sweep.tuned([*rows, again], "toy", "one") == {"learning_rate": 7.0}
+    assert sweep.tuned([*rows, other], "toy", "one", steps=30) == expected
+
+
+def test_the_command_line_reports_on_seeds_that_nothing_was_learnt_from():
+    options = sweep.parser("toy", None).parse_args([])
+    assert list(sweep.reported(options)) == list(sweep.REPORT_SEEDS)
+    options.seeds = 6
+    assert list(sweep.reported(options))[: len(sweep.REPORT_SEEDS)] == list(sweep.REPORT_SEEDS)
+    assert not set(sweep.reported(options)) & {0, 1, 2, 3, *sweep.TUNING_SEEDS}
 
 
 def test_report_seeds_must_be_new(tmp_path):
