@@ -3,8 +3,9 @@
     python -m benchmarks.phases     after benchmarks.char_rnn: one variant at a time, about 5 minutes on 2 cores
 
 The character LSTM of benchmarks/char_rnn.py at the learning rate and temperature that it chose for CTLD. One thing is changed
-at a time: the share of the steps that sample (0: SGD-M from the start), the temperature, the second phase's learning rate, and
-whether the sampler cools down linearly before it hands over instead of stopping wherever alpha happens to be.
+at a time: the share of the steps that sample (0: SGD-M from the start), the temperature, the second phase's learning rate,
+whether the sampler cools down linearly before it hands over instead of stopping wherever alpha happens to be, and the momentum
+of both phases, at the same length of stride learning_rate / (1 - momentum).
 """
 
 import pathlib
@@ -23,19 +24,25 @@ STANDARD = "as in the comparison"
 
 
 def variant(
-    *, share: float = methods.SAMPLING_SHARE, heat: float = 1.0, second_rate: float = 1.0, cools: bool = False
+    *,
+    share: float = methods.SAMPLING_SHARE,
+    heat: float = 1.0,
+    second_rate: float = 1.0,
+    cools: bool = False,
+    momentum: float = methods.MOMENTUM,
 ) -> Method:
     """CTLD -> SGD-M with `heat` times the temperature and `second_rate` times the second phase's learning rate."""
+    stride = (1.0 - momentum) / (1.0 - methods.MOMENTUM)
 
     def make(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
-        rate, sampling_steps = hyper["learning_rate"], round(share * steps)
+        rate, sampling_steps = stride * hyper["learning_rate"], round(share * steps)
         base = heat * hyper["temperature"]
 
         def cooling(count: Any) -> Any:
             return base * (1.0 - count / sampling_steps)
 
-        sampler = ctld_optax.ctld(rate, cooling if cools else base, methods.MOMENTUM, key=key)
-        return ctld_optax.phase_switch(sampler, optax.sgd(second_rate * rate, methods.MOMENTUM), sampling_steps)
+        sampler = ctld_optax.ctld(rate, cooling if cools else base, momentum, key=key)
+        return ctld_optax.phase_switch(sampler, optax.sgd(second_rate * rate, momentum), sampling_steps)
 
     return Method({}, make)
 
@@ -48,6 +55,8 @@ VARIANTS = {
     "ten times as hot": variant(heat=10.0),
     "second phase at a third of the rate": variant(second_rate=1.0 / 3.0),
     "cools before the hand-over": variant(cools=True),
+    "momentum 0.5, the same stride": variant(momentum=0.5),
+    "no sampling, momentum 0.5, the same stride": variant(share=0.0, momentum=0.5),
 }
 
 
