@@ -20,7 +20,9 @@ from benchmarks import char_rnn, methods, summary, sweep
 from benchmarks.sweep import Method, Row
 
 NAME = "phases"
-STANDARD = "as in the comparison"
+STANDARD, UNSAMPLED = "as in the comparison", "no sampling"
+LESS = 0.5  # of momentum
+SLOWER, SLOWER_UNSAMPLED = f"momentum {LESS:g}, the same stride", f"no sampling, momentum {LESS:g}, the same stride"
 
 
 def variant(
@@ -49,19 +51,29 @@ def variant(
 
 VARIANTS = {
     STANDARD: variant(),
-    "no sampling": variant(share=0.0),
+    UNSAMPLED: variant(share=0.0),
     "sampling a quarter": variant(share=0.25),
     "sampling three quarters": variant(share=0.75),
     "ten times as hot": variant(heat=10.0),
     "second phase at a third of the rate": variant(second_rate=1.0 / 3.0),
     "cools before the hand-over": variant(cools=True),
-    "momentum 0.5, the same stride": variant(momentum=0.5),
-    "no sampling, momentum 0.5, the same stride": variant(share=0.0, momentum=0.5),
+    SLOWER: variant(momentum=LESS),
+    SLOWER_UNSAMPLED: variant(share=0.0, momentum=LESS),
 }
 
 
+def introduction(of: str, rows: Sequence[Row]) -> str:
+    """What all variants share, and how to read the table."""
+    shared = summary.in_words(summary.chosen(rows, rows[0].method))
+    return (
+        f"{of} at {shared}, one thing changed at a time; the last column is the change on the test set. SGD-M tunes its "
+        f"momentum, the samplers tune a temperature at momentum {methods.MOMENTUM:g}: variants with {LESS:g} take the same "
+        "stride, which is the learning rate over 1 - momentum."
+    )
+
+
 def table(rows: Sequence[Row], what: str) -> str:
-    """Each variant, and its change against the standard on the same seeds, with what that says. `what`: Test perplexity."""
+    """Each variant, its change against the standard on the same seeds, and what that says about `what`, say test perplexity."""
     found = summary.names(rows)
     standard = summary.final(rows, STANDARD, "test") if STANDARD in found else None
 
@@ -81,8 +93,19 @@ def table(rows: Sequence[Row], what: str) -> str:
         [
             summary.markdown(["CTLD", "train", "test", "difference"], lines),
             f"Lowest mean {what}: {best}. Changes beyond the spread of the seeds: {said}.",
+            *gains(rows, what),
         ]
     )
+
+
+def gains(rows: Sequence[Row], what: str) -> list[str]:
+    """What sampling changes at either momentum, seed by seed; nothing if a variant is missing."""
+    found, lines = summary.names(rows), list[str]()
+    for momentum, sampled, unsampled in ((methods.MOMENTUM, STANDARD, UNSAMPLED), (LESS, SLOWER, SLOWER_UNSAMPLED)):
+        if {sampled, unsampled} <= set(found):
+            change = summary.interval(summary.final(rows, sampled, "test") - summary.final(rows, unsampled, "test"))
+            lines.append(f"by {change} at momentum {momentum:g}")
+    return [f"Sampling in the first half changes the {what} {', '.join(lines)}."] if lines else []
 
 
 def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
@@ -90,7 +113,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
     return "\n\n".join(
         [
             "## The two phases",
-            "Perplexity of the character LSTM, one thing changed at a time; the last column is the change in test perplexity.",
+            introduction("Perplexity of the character LSTM", rows),
             table(rows, "test perplexity"),
         ]
     )

@@ -22,7 +22,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
     return "\n\n".join(
         [
             "## The two phases of the autoencoders",
-            "Square error per pixel of the whole stack, one thing changed at a time; last column: change of the test error.",
+            phases.introduction("Square error per pixel of the whole stack", rows),
             phases.table(rows, "test error"),
         ]
     )
