@@ -9,6 +9,8 @@ above the gradients of the plateau. Santa has temperatures of its own, as wide a
 its noise too by the root of the gradients. A run that diverges counts as one that did not learn.
 """
 
+import json
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
+import numpy as np
 import optax
+from matplotlib import pyplot as plt
 
 from benchmarks import data, deep_mlp, methods, summary, sweep, training
+from benchmarks.plateau_maps import LEFT, TRAINED
 from benchmarks.sweep import Experiment, Method, Range, Row
 
 NAME = "plateau_tuned"
@@ -62,7 +67,7 @@ def task(images: data.Split) -> training.Task:
     )
 
 
-def experiment(images: data.Split, name: str, steps: int) -> Experiment:
+def experiment(images: data.Split, name: str, steps: int, *, experiment_name: str = NAME) -> Experiment:
     prepare = training.curves_of(task(images), steps=steps, points=POINTS)
     config = {
         "data": name,
@@ -73,11 +78,99 @@ def experiment(images: data.Split, name: str, steps: int) -> Experiment:
         "width": deep_mlp.WIDTH,
         "sampling_share": methods.SAMPLING_SHARE,
     }
-    return Experiment(NAME, "accuracy", config, prepare, AT_ONCE, maximize=True)
+    return Experiment(experiment_name, "accuracy", config, prepare, AT_ONCE, maximize=True)
+
+
+INTRODUCTION = """\
+Twenty hidden ReLU layers with N(0, 0.1²) weights, after Neelakantan et al. (2015), on {images} images of digits, {steps} steps;
+accuracy, higher is better, 0 for a run that diverged. RMSprop has its eps outside the root: inside, Optax's default, it is far
+above the gradients of the plateau. Santa has its own range of temperatures, as wide as that of the samplers and colder."""
+
+
+def without_divergence(rows: Sequence[Row]) -> list[Row]:
+    """Reported runs that diverged count as accuracy 0."""
+    zero = dict.fromkeys(("train", "validation", "test"), 0.0)
+    return [row._replace(**zero) if row.stage == "report" and math.isnan(row.test) else row for row in rows]
+
+
+def tried(rows: Sequence[Row], method: str) -> np.ndarray:
+    """Validation accuracy of every setting that the tuner tried, shape (settings, seeds), 0 where it diverged."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if (row.method, row.stage) == (method, "tune"):
+            found.setdefault(row.hyperparameters, []).append(float(np.nan_to_num(row.validation)))
+    return np.array(list(found.values()))
+
+
+def draw(path: pathlib.Path, rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Left the settings, which show how easily a method is tuned; right the runs of the best one."""
+    with summary.styled():
+        figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
+        for place, name in enumerate(names):
+            for ax, values in zip(axes, (tried(rows, name).mean(1), summary.final(rows, name, "test")), strict=True):
+                beside = place + np.linspace(-0.25, 0.25, len(values))  # so that no dot hides another
+                ax.plot(beside, np.sort(values), "o", color=summary.COLORS[name], markersize=5, alpha=0.8)
+                ax.plot([place - 0.35, place + 0.35], [values.mean()] * 2, color=summary.COLORS[name], linewidth=2)
+        axes[0].set(title="Every setting that was tried, validation set", ylabel="accuracy (0: diverged)")
+        axes[1].set(title="The best setting on new seeds, test set")
+        for ax in axes:
+            ax.set_xticks(range(len(names)), names)
+            ax.set(ylim=(-0.03, 1.03))
+            ax.axhline(0.1, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
+        axes[0].text(len(names) - 0.5, 0.11, "chance", ha="right", va="bottom", color="0.5", fontsize="small")
+        figure.savefig(path, dpi=120)
+        plt.close(figure)
+
+
+def outcomes(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """How many settings and how many runs left chance level."""
+    lines: list[list[str]] = []
+    for name in names:
+        settings, final = tried(rows, name), summary.final(rows, name, "test")
+        lines.append(
+            [name, f"{np.count_nonzero(settings.mean(1) > LEFT)} of {len(settings)}",
+             f"{np.count_nonzero(settings.mean(1) >= TRAINED)} of {len(settings)}",
+             f"{np.count_nonzero(final > LEFT)} of {len(final)}", f"{np.count_nonzero(final >= TRAINED)} of {len(final)}",
+             f"{np.median(final):.3f}", f"{final.min():.3f}"]
+        )  # fmt: skip
+    header = ["method", f"settings above {LEFT:g}, validation", f"above {TRAINED:g}", f"runs of the best above {LEFT:g}, test",
+              f"above {TRAINED:g}", "median", "worst"]  # fmt: skip
+    return summary.markdown(header, lines)
+
+
+def verdict(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """Who wins, and CTLD against each of the others: 95 % interval of the difference of the means."""
+    mean = {name: summary.final(rows, name, "test").mean() for name in names}
+    order = sorted(names, key=lambda name: -mean[name])
+    lines = [f"- Test accuracy, best first: {', '.join(f'{name} {mean[name]:.3f}' for name in order)}."]
+    if "CTLD" in names:
+        for name in [name for name in order if name != "CTLD"]:
+            low, high = summary.compare(rows, "test", "CTLD", name)
+            word = "**worse** than" if high < 0.0 else "better than" if low > 0.0 else "not told from"
+            lines.append(f"- CTLD is {word} {name}: difference {low:+.3f} to {high:+.3f}.")
+    if "SGD-M" in names:
+        final, settings = summary.final(rows, "SGD-M", "test"), tried(rows, "SGD-M")
+        left, runs = (np.count_nonzero(final > LEFT) + np.count_nonzero(settings > LEFT)), final.size + settings.size
+        lines.append(f"- SGD-M left chance level in {left} of its {runs} runs, those of the tuner included.")
+    return "\n".join(lines)
 
 
 def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
-    return summary.results_table(rows, ("train", "test"))
+    """What each method reaches at its best, and how many of its settings work."""
+    config = json.loads(rows[-1].config)
+    rows = without_divergence(rows)
+    names = summary.names([row for row in rows if row.stage == "report"])
+    draw(folder / "plateau_tuned.png", rows, names)
+    return "\n\n".join(
+        [
+            "## The plateau of a very deep network",
+            INTRODUCTION.format(images=config["train_images"], steps=config["steps"]),
+            summary.results_table(rows, ("train", "test")),
+            outcomes(rows, names),
+            "![Every setting that was tried, and the best one on new seeds](results/plateau_tuned.png)",
+            verdict(rows, names),
+        ]
+    )
 
 
 def load(options: Any) -> tuple[data.Split, str, int]:

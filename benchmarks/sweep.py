@@ -245,6 +245,13 @@ def newest(rows: Sequence[Row], experiment: str) -> list[Row]:
     return [row for row in own if row.config == own[-1].config]
 
 
+def tuned(rows: Sequence[Row], experiment: str, method: str, **config: float | str) -> dict[str, float] | None:
+    """The setting that was reported last for a method, in a configuration that has these entries; None if there is none."""
+    found = [row for row in rows if (row.experiment, row.method, row.stage) == (experiment, method, "report")]
+    found = [row for row in found if config.items() <= json.loads(row.config).items()]
+    return json.loads(found[-1].hyperparameters) if found else None
+
+
 def parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
     """The options that all experiments share."""
     made = argparse.ArgumentParser(prog=prog, description=doc, formatter_class=argparse.RawTextHelpFormatter)
