@@ -17,7 +17,7 @@ from ctld_optax import baselines
 
 MOMENTUM = 0.9
 SAMPLING_SHARE = 0.5  # of the steps; what comes after is SGD-M with the sampler's learning rate
-FRICTION = Range(0.01, 0.5)  # 1 - momentum, and 1 - b1 of Adam
+FRICTION = Range(0.01, 1.0)  # 1 - momentum, and 1 - b1 of Adam; 1 is none
 FORGETTING = Range(0.001, 0.1)  # 1 - decay of RMSprop
 
 
