@@ -1,4 +1,4 @@
-"""What benchmarks/plateau.py reads from its rows: accuracy over a hyperparameter, the fate of each run, decades that work."""
+"""What the maps of the plateau read from their rows: accuracy over a hyperparameter, fates of the runs, decades that work."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from matplotlib import colors
 from matplotlib.axes import Axes
 
 from benchmarks import summary
-from benchmarks.sweep import Row
+from benchmarks.sweep import Range, Row
 from ctld_optax import plotting
 
 LEFT = 0.2  # accuracy that shows that a run has left chance level: ten classes of nearly one size
@@ -48,6 +48,11 @@ class Map:
         at = np.log10(self.values)
         fine = np.linspace(at[0], at[-1], 20_001)
         return np.array([(at[-1] - at[0]) * np.mean(np.interp(fine, at, row) >= threshold) for row in self.final.T])
+
+
+def grid(bounds: Range, number: int) -> list[float]:
+    """Log-spaced, three digits."""
+    return [float(f"{value:.3g}") for value in np.geomspace(bounds.low, bounds.high, number)]
 
 
 def collect(rows: Sequence[Row], method: str, over: str, **fixed: float) -> Map | None:
@@ -101,7 +106,6 @@ def draw_fates(ax: Axes, found: Mapping[str, Map]) -> None:
     ax.set(xlabel="base temperature  [nats]", title="What became of each run")
     for fate in FATES:
         ax.plot([], [], "s", color=FATE_COLORS[fate], markersize=9, label=fate)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3, frameon=False, fontsize="small")
 
 
 def rates_table(rates: Mapping[str, Map]) -> str:
