@@ -17,7 +17,7 @@ import matplotlib as mpl
 from benchmarks import sweep
 from benchmarks.sweep import Row
 
-EXPERIMENTS = ("sda", "char_rnn", "phases", "sensitivity", "plateau")
+EXPERIMENTS = ("sda", "char_rnn", "phases", "sensitivity", "plateau_tuned", "plateau_rates", "plateau")
 PAGE = pathlib.Path(__file__).parent / "RESULTS.md"
 
 INTRODUCTION = """# The paper's experiments

@@ -21,7 +21,7 @@ from benchmarks.sweep import Method, Range, Row
 
 NAME = "plateau_rates"
 GRID = 10  # learning rates of a method
-SEEDS = 6
+SEEDS = 3
 HEAVY_BALL = Range(3e-4, 1.0)  # beyond those of the tuner, for SGD-M; RMSprop, Adam and Santa have the tuner's
 
 
@@ -53,7 +53,7 @@ def draw(path: pathlib.Path, maps: Mapping[str, Map]) -> None:
     with summary.styled():
         figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
         for name, each in maps.items():
-            draw_map(axes[name in adaptive], each, color=summary.COLORS[name], label=name)
+            draw_map(axes[int(name in adaptive)], each, color=summary.COLORS[name], label=name)
         for ax, title in zip(axes, ("Heavy-ball methods", "Methods that divide by the root of the gradients"), strict=True):
             ax.axhline(0.1, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
             ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="learning rate", title=title)
