@@ -1,6 +1,6 @@
 """Which method gets a very deep network off its plateau, each tuned at the same budget.
 
-    python -m benchmarks.plateau_tuned          scikit-learn's digits, 2,400 steps a trial, about 20 minutes on 2 cores
+    python -m benchmarks.plateau_tuned          scikit-learn's digits, 2,400 steps a trial, about 10 minutes on 2 cores
     python -m benchmarks.plateau_tuned --full   5,000 images of MNIST, 10,000 steps a trial
 
 The network of benchmarks/deep_mlp.py starts on a plateau that SGD-M never leaves. The methods are those of
@@ -20,7 +20,7 @@ A run that diverges counts as one that did not learn.
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,11 +61,14 @@ def variance(hyper: Mapping[str, Any], steps: int) -> Any:
     return hyper["reach"] ** 2 / a_step
 
 
-def by_reach(name: str, quantity: str, of: Callable[[Mapping[str, Any], int], Any]) -> Method:
-    """A method of the table, its `quantity` of noise given by `of` its reach."""
-    make = TABLE[name].make
+NOISE = {"AnnealSGD": ("variance", variance), "SGHMC": ("temperature", temperature), "CTLD": ("temperature", temperature)}
+
+
+def by_reach(name: str) -> Method:
+    """A method of the table, its noise given by its reach."""
+    make, (argument, of) = TABLE[name].make, NOISE[name]
     space = {"learning_rate": HEAVY_BALL, "reach": REACH}
-    return Method(space, lambda hyper, key, steps: make({**hyper, quantity: of(hyper, steps)}, key, steps))
+    return Method(space, lambda hyper, key, steps: make({**hyper, argument: of(hyper, steps)}, key, steps))
 
 
 METHODS = {
@@ -75,10 +78,10 @@ METHODS = {
         lambda hyper, _key, _steps: optax.rmsprop(hyper["learning_rate"], 1.0 - hyper["forgetting"], eps_in_sqrt=False),
     ),
     "Adam": TABLE["Adam"],
-    "AnnealSGD": by_reach("AnnealSGD", "variance", variance),
+    "AnnealSGD": by_reach("AnnealSGD"),
     "Santa": TABLE["Santa"],
-    "SGHMC": by_reach("SGHMC", "temperature", temperature),
-    "CTLD": by_reach("CTLD", "temperature", temperature),
+    "SGHMC": by_reach("SGHMC"),
+    "CTLD": by_reach("CTLD"),
 }
 
 
@@ -178,6 +181,16 @@ def outcomes(rows: Sequence[Row], names: Sequence[str]) -> str:
     return summary.markdown(header, lines)
 
 
+def noise_in_words(rows: Sequence[Row], names: Sequence[str], steps: int) -> str:
+    """What the chosen reach is, as the argument of each method."""
+    said = [
+        f"{name} {argument} {of(summary.chosen(rows, name), steps):.2g}"
+        for name, (argument, of) in NOISE.items()
+        if name in names
+    ]
+    return f"The reach that was chosen, as an argument: {', '.join(said)}." if said else ""
+
+
 def verdict(rows: Sequence[Row], names: Sequence[str]) -> str:
     """Who wins, and CTLD against each of the others: 95 % interval of the difference of the means."""
     mean = {name: summary.final(rows, name, "test").mean() for name in names}
@@ -186,7 +199,7 @@ def verdict(rows: Sequence[Row], names: Sequence[str]) -> str:
     if "CTLD" in names:
         for name in [name for name in order if name != "CTLD"]:
             low, high = summary.compare(rows, "test", "CTLD", name)
-            word = "**worse** than" if high < 0.0 else "better than" if low > 0.0 else "not told from"
+            word = "**worse** than" if high < 0.0 else "better than" if low > 0.0 else "not to be told from"
             lines.append(f"- CTLD is {word} {name}: difference {low:+.3f} to {high:+.3f}.")
     if "SGD-M" in names:
         final, settings = summary.final(rows, "SGD-M", "test"), tried(rows, "SGD-M")
@@ -207,6 +220,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
             INTRODUCTION.format(images=config["train_images"], steps=config["steps"]),
             summary.results_table(rows, ("train", "test")),
             outcomes(rows, names),
+            noise_in_words(rows, names, config["steps"]),
             "![Every setting that was tried, and the best one on new seeds](results/plateau_tuned.png)",
             verdict(rows, names),
         ]

@@ -112,14 +112,17 @@ def test_the_tuned_section_says_who_wins_and_a_diverged_run_counts_as_zero(rival
     rows = []
     for method, accuracy in {"SGD-M": 0.1, "SGHMC": rival, "CTLD": 0.9}.items():
         for rate in (0.1, 0.2, 0.3):
+            hyper = {"learning_rate": rate, "reach": 0.2}
             for seed in (1000, 1001):
-                rows += trial("plateau_tuned", method, "tune", {"learning_rate": rate}, seed, [0.3 if rate > 0.15 else 0.1])
+                rows += trial("plateau_tuned", method, "tune", hyper, seed, [0.3 if rate > 0.15 else 0.1])
         for seed in range(4):
-            rows += trial("plateau_tuned", method, "report", {"learning_rate": 0.2}, seed, [0.1, accuracy + 0.001 * seed])
+            hyper = {"learning_rate": 0.2, "reach": 0.2}
+            rows += trial("plateau_tuned", method, "report", hyper, seed, [0.1, accuracy + 0.001 * seed])
     text = plateau_tuned.summarize(rows, tmp_path)
     assert f"- CTLD is {word} SGHMC" in text
     assert ("SGHMC 0.000" in text) == math.isnan(rival)
     assert "| CTLD | 2 of 3 | 0 of 3 | 4 of 4 | 4 of 4 | 0.901 | 0.900 |" in text
+    assert "CTLD temperature 0.001" in text  # 20 steps, half of them sampling: 0.2^2 * 0.1 / (2 * 0.2 * 10)
     assert "SGD-M left chance level in 4 of its 10 runs" in text  # those of the tuner at 0.3
     assert (tmp_path / "plateau_tuned.png").stat().st_size > 20_000
 
