@@ -2,8 +2,9 @@
 
     python -m benchmarks.paper
 
-Run the experiments first (`python -m benchmarks.sda`, then `.char_rnn`, `.phases`, `.sensitivity`, `.plateau`), here or on a
-larger machine: a longer run only has to replace benchmarks/results/experiments.csv. No number in RESULTS.md is typed by hand.
+Run the experiments first (`python -m benchmarks.sda`, then `.char_rnn`, `.phases`, `.sensitivity`, `.plateau_tuned`,
+`.plateau_rates`, `.plateau`), here or on a larger machine: a longer run only has to replace
+benchmarks/results/experiments.csv. No number in RESULTS.md is typed by hand.
 """
 
 import argparse

@@ -154,8 +154,8 @@ def draw(path: pathlib.Path, rows: Sequence[Row], names: Sequence[str]) -> None:
                 beside = place + np.linspace(-0.25, 0.25, len(values))  # so that no dot hides another
                 ax.plot(beside, np.sort(values), "o", color=summary.COLORS[name], markersize=5, alpha=0.8)
                 ax.plot([place - 0.35, place + 0.35], [values.mean()] * 2, color=summary.COLORS[name], linewidth=2)
-        axes[0].set(title="Every setting that was tried, validation set", ylabel="accuracy (0: diverged)")
-        axes[1].set(title="The best setting on new seeds, test set")
+        axes[0].set(title="Every setting that was tried, validation set (bar: mean)", ylabel="accuracy (0: diverged)")
+        axes[1].set(title="The best setting on new seeds, test set (bar: mean)")
         for ax in axes:
             ax.set_xticks(range(len(names)), names)
             ax.set(ylim=(-0.03, 1.03))
