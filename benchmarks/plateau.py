@@ -138,7 +138,8 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
     ]
     for rate, each in found.items():
         parts += [f"### Learning rate {rate:g}", bands_table(each), bands_in_words(each)]
-    return "\n\n".join(parts)
+    parts.append(between_rates(found))
+    return "\n\n".join(filter(None, parts))
 
 
 def bands_in_words(found: Mapping[str, Map]) -> str:
@@ -153,6 +154,15 @@ def bands_in_words(found: Mapping[str, Map]) -> str:
     lines += [ends(name, each) for name, each in whole.items()]
     lines.append(lost_while_sampling([each for name, each in whole.items() if name in (plain, *others)]))
     return "\n".join(f"- {line}" for line in lines)
+
+
+def between_rates(found: Mapping[float, Mapping[str, Map]]) -> str:
+    """Whether a band is wider at a smaller learning rate."""
+    slow, fast = min(TEMPERATURES), max(TEMPERATURES)
+    both = {f"{name} at {rate:g}": each for rate, by_name in found.items() for name, each in by_name.items()}
+    pairs = [(f"{name} at {slow:g}", f"{name} at {fast:g}") for name in found.get(slow, {})]
+    lines = [wider(both, *pair) for pair in pairs if set(pair) <= both.keys()]
+    return "\n".join(["### The learning rates against each other", "", *(f"- {line}" for line in lines)]) if lines else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
