@@ -5,7 +5,8 @@
 
 Is it the moving temperature, or just the noise? Nothing is tuned here: every point of the grid is reported, and a run that
 diverges counts as one that did not learn. A second part asks what ends the band of working temperatures on either side, and
-whether the moment of the hand-over matters. All methods side by side: benchmarks/plateau_tuned.py and plateau_rates.py.
+whether the moment of the hand-over, or clipped gradients, matter. All methods side by side: benchmarks/plateau_tuned.py and
+benchmarks/plateau_rates.py.
 """
 
 import functools
@@ -15,6 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import matplotlib as mpl
+import optax
 from matplotlib import pyplot as plt
 
 import ctld_optax
@@ -32,7 +34,9 @@ SEEDS = 6
 TEMPERATURES = {0.01: Range(1e-6, 3e-4), 0.002: Range(1e-5, 3e-3)}
 RATE = 0.01  # of the variants
 STRENGTHS = (0.85, 0.95, 0.99)
-VARIANTS = ("CTLD, cold hand-over", "CTLD, cooled", "SGHMC, cooled")
+VARIANTS = ("CTLD, cold hand-over", "CTLD, cooled", "SGHMC, cooled", "CTLD, clipped", "SGHMC, clipped")
+CLIP = 1.0  # global norm of the gradient, in both phases
+HOTTER = Range(1e-5, 3e-3)  # for clipped gradients: as many decades, but the band goes on where it ends without
 
 
 def constant(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
@@ -54,6 +58,11 @@ def cooled(hyper: Mapping[str, Any], key: Any, steps: int, *, make: Callable[...
     return make({**hyper, "temperature": temperature}, key, steps)
 
 
+def clipped(hyper: Mapping[str, Any], key: Any, steps: int, *, make: Callable[..., Any]) -> Any:
+    """The noise is not clipped: it is the sampler's own."""
+    return optax.chain(optax.clip_by_global_norm(CLIP), make(hyper, key, steps))
+
+
 def waiting(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
     """The hand-over waits until alpha is in the window of the base temperature."""
     rate, end = hyper["learning_rate"], round(methods.SAMPLING_SHARE * steps)
@@ -68,6 +77,8 @@ METHODS = {
     "CTLD, cold hand-over": waiting,
     "CTLD, cooled": functools.partial(cooled, make=tempered),
     "SGHMC, cooled": functools.partial(cooled, make=constant),
+    "CTLD, clipped": functools.partial(clipped, make=tempered),
+    "SGHMC, clipped": functools.partial(clipped, make=constant),
 }
 
 
@@ -77,7 +88,7 @@ def settings(name: str, number: int) -> list[dict[str, float]]:
         {"learning_rate": rate, "temperature": temperature, "strength": strength}
         for rate in ((RATE,) if name in VARIANTS else TEMPERATURES)
         for strength in strengths
-        for temperature in grid(TEMPERATURES[rate], number)
+        for temperature in grid(HOTTER if name.endswith("clipped") else TEMPERATURES[rate], number)
     ]
 
 
@@ -101,9 +112,11 @@ def draw(path: pathlib.Path, found: Mapping[float, Mapping[str, Map]]) -> None:
         "SGHMC": (plotting.SKY, "-"),
         "SGHMC, cooled": ("0.4", ":"),
     }
+    clips = {"SGHMC, clipped": (plotting.SKY, "-"), "CTLD, clipped": (plotting.VERMILLION, "-")}
     panels = [
         *((f"The samplers at learning rate {rate:g}", each, samplers) for rate, each in found.items()),
         (f"Other ways to hand over, learning rate {RATE:g}", found.get(RATE, {}), handovers),
+        (f"Gradients clipped at a norm of {CLIP:g}, learning rate {RATE:g}", found.get(RATE, {}), clips),
     ]
     with summary.styled():
         figure, axes = plt.subplots(len(panels), 2, figsize=(13, 4.8 * len(panels)), layout="constrained", squeeze=False)
@@ -147,7 +160,8 @@ def bands_in_words(found: Mapping[str, Map]) -> str:
     plain, *others = (f"CTLD, S = {strength:g}" for strength in STRENGTHS)
     pairs = [(name, "SGHMC") for name in (plain, *others)]
     pairs += [("CTLD, cold hand-over", plain), ("CTLD, cooled", plain), ("SGHMC, cooled", "SGHMC"),
-              ("CTLD, cooled", "SGHMC, cooled")]  # fmt: skip
+              ("CTLD, cooled", "SGHMC, cooled"), ("CTLD, clipped", plain), ("SGHMC, clipped", "SGHMC"),
+              ("CTLD, clipped", "SGHMC, clipped")]  # fmt: skip
     number = max(len(each.values) for each in found.values())
     whole = {name: each for name, each in found.items() if len(each.values) == number}
     lines = [wider(whole, *pair) for pair in pairs if set(pair) <= whole.keys()]
