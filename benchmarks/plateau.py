@@ -1,6 +1,6 @@
 """The base temperatures at which a sampler gets a very deep network off its plateau: constant against continuously tempered.
 
-    python -m benchmarks.plateau            scikit-learn's digits, 2,400 steps a trial, about 25 minutes on 2 cores
+    python -m benchmarks.plateau            scikit-learn's digits, 2,400 steps a trial, about 12 minutes on 2 cores
     python -m benchmarks.plateau --full     the size of `benchmarks.plateau_tuned --full`
 
 Is it the moving temperature, or just the noise? Nothing is tuned here: every point of the grid is reported, and a run that

@@ -1,6 +1,6 @@
 """At how many learning rates each method gets a very deep network off its plateau.
 
-    python -m benchmarks.plateau_rates          after benchmarks.plateau_tuned: about 15 minutes on 2 cores
+    python -m benchmarks.plateau_rates          after benchmarks.plateau_tuned: about 6 minutes on 2 cores
     python -m benchmarks.plateau_rates --full   the size of `benchmarks.plateau_tuned --full`
 
 The other hyperparameter of a method is the one that benchmarks/plateau_tuned.py chose for it. Every point of the grid is

@@ -1,6 +1,6 @@
 """Which method gets a very deep network off its plateau, each tuned at the same budget.
 
-    python -m benchmarks.plateau_tuned          scikit-learn's digits, 2,400 steps a trial, about 10 minutes on 2 cores
+    python -m benchmarks.plateau_tuned          scikit-learn's digits, 2,400 steps a trial, about 6 minutes on 2 cores
     python -m benchmarks.plateau_tuned --full   5,000 images of MNIST, 10,000 steps a trial
 
 The network of benchmarks/deep_mlp.py starts on a plateau that SGD-M never leaves. The methods are those of
