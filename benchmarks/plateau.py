@@ -126,7 +126,7 @@ def draw(path: pathlib.Path, found: Mapping[float, Mapping[str, Map]]) -> None:
             left.set(xscale="log", ylim=(-0.03, 1.03), ylabel="test accuracy (0: diverged)", title=title)
             drawn = {name: each[name] for name in shown if name in each}
             if drawn:
-                left.legend(frameon=False, fontsize="small", loc="upper left")
+                left.legend(frameon=False, fontsize="small", loc="best")
                 draw_fates(right, drawn)
         handles, labels = axes[0, 1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower right", ncols=len(labels), frameon=False)
