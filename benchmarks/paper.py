@@ -2,9 +2,9 @@
 
     python -m benchmarks.paper
 
-Run the experiments first (`python -m benchmarks.sda`, then `.sda_phases`, `.char_rnn`, `.phases`, `.sensitivity`, `.plateau`),
-here or on a larger machine: a longer run only has to replace benchmarks/results/experiments.csv. No number in RESULTS.md is
-typed by hand.
+Run the experiments first (`python -m benchmarks.sda`, then `.sda_phases`, `.char_rnn`, `.phases`, `.sensitivity`,
+`.plateau_tuned`, `.plateau_rates`, `.plateau`), here or on a larger machine: a longer run only has to replace
+benchmarks/results/experiments.csv. No number in RESULTS.md is typed by hand.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import matplotlib as mpl
 from benchmarks import sweep
 from benchmarks.sweep import Row
 
-EXPERIMENTS = ("sda", "sda_phases", "char_rnn", "phases", "sensitivity", "plateau")
+EXPERIMENTS = ("sda", "sda_phases", "char_rnn", "phases", "sensitivity", "plateau_tuned", "plateau_rates", "plateau")
 PAGE = pathlib.Path(__file__).parent / "RESULTS.md"
 
 INTRODUCTION = """# The paper's experiments

@@ -1,278 +1,182 @@
-"""Where each method gets a very deep network off its plateau: a map over learning rates and over base temperatures.
+"""The base temperatures at which a sampler gets a very deep network off its plateau: constant against continuously tempered.
 
-    python -m benchmarks.plateau            scikit-learn's digits, 2,400 steps a trial, about 20 minutes on 2 cores
-    python -m benchmarks.plateau --full     5,000 images of MNIST, 10,000 steps a trial
+    python -m benchmarks.plateau            scikit-learn's digits, 2,400 steps a trial, about 12 minutes on 2 cores
+    python -m benchmarks.plateau --full     the size of `benchmarks.plateau_tuned --full`
 
-The network of benchmarks/deep_mlp.py starts on a plateau that SGD-M never leaves. Nothing is tuned here: every point of the two
-grids is reported, and a run that diverges counts as one that did not learn. A third part asks what ends the band of working
-temperatures on either side, and whether the moment of the hand-over matters.
+Is it the moving temperature, or just the noise? Nothing is tuned here: every point of the grid is reported, and a run that
+diverges counts as one that did not learn. A second part asks what ends the band of working temperatures on either side, and
+whether the moment of the hand-over, or clipped gradients, matter. All methods side by side: benchmarks/plateau_tuned.py and
+benchmarks/plateau_rates.py.
 """
 
 import functools
-import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import matplotlib as mpl
-import numpy as np
 import optax
 from matplotlib import pyplot as plt
 
 import ctld_optax
-from benchmarks import data, deep_mlp, methods, summary, sweep, training
+from benchmarks import methods, plateau_tuned, summary, sweep
 from benchmarks.handover import hand_over_when
-from benchmarks.plateau_maps import (
-    LEFT,
-    Map,
-    bands_table,
-    collect,
-    draw_fates,
-    draw_map,
-    ends,
-    lost_while_sampling,
-    rates_table,
-    wider,
-)
-from benchmarks.sweep import Experiment, Method, Range, Row
-from ctld_optax import baselines, plotting
+from benchmarks.plateau_maps import Map, bands_table, collect, draw_fates, draw_maps, ends, grid, lost_while_sampling, wider
+from benchmarks.sweep import Method, Range, Row
+from ctld_optax import plotting
 
 NAME = "plateau"
-STEPS, FULL_STEPS = 2_400, 10_000
-BATCH = 32
-POINTS = 4  # of a curve; the second is the end of the sampling phase
-AT_ONCE = 15  # trials under one vmap, a divisor of GRID * SEEDS; more are no faster on a CPU
-GRID = 10  # values of each hyperparameter
-SEEDS = 3
+GRID = 10  # temperatures
+SEEDS = 6
 
-RATE = 0.01  # of the map over temperatures
-HEAVY_BALL, ADAPTIVE = Range(1e-3, 1.0), Range(1e-5, 3e-2)  # learning rates of the other map
-TEMPERATURES = Range(1e-6, 3e-4)
+# Learning rate -> base temperatures, as many decades around those that work.
+TEMPERATURES = {0.01: Range(1e-6, 3e-4), 0.002: Range(1e-5, 3e-3)}
+RATE = 0.01  # of the variants
 STRENGTHS = (0.85, 0.95, 0.99)
-# What the map over learning rates holds fixed: the best of a few trials on seeds that are not reported.
-FIXED = {"SGHMC": 8e-5, "CTLD": 4e-5}
-VARIANCE = 0.03  # of AnnealSGD
-SANTA = {"temperature": 1e-7, "annealing": 0.5}
-
-MOMENTUM = methods.MOMENTUM
-SHARE = methods.SAMPLING_SHARE
-VARIANTS = ("CTLD, cold hand-over", "CTLD, cooled", "SGHMC, cooled")
+VARIANTS = ("CTLD, cold hand-over", "CTLD, cooled", "SGHMC, cooled", "CTLD, clipped", "SGHMC, clipped")
+CLIP = 1.0  # global norm of the gradient, in both phases
+HOTTER = Range(1e-5, 3e-3)  # for clipped gradients: as many decades, but the band goes on where it ends without
 
 
-def sampler(hyper: Mapping[str, Any], key: Any, *, tempered: bool = True, **changes: Any) -> Any:
-    tempering = ctld_optax.PolynomialTempering(strength=hyper["strength"]) if tempered else None
-    temperature = changes.pop("temperature", hyper["temperature"])
-    return ctld_optax.ctld(hyper["learning_rate"], temperature, MOMENTUM, key=key, tempering=tempering, **changes)
+def constant(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
+    return methods.two_phases(hyper, key, steps, tempering=None)
 
 
-def switched(hyper: Mapping[str, Any], key: Any, steps: int, **changes: Any) -> Any:
-    """Half the steps sampling, then SGD-M at the same learning rate."""
-    sgd = optax.sgd(hyper["learning_rate"], MOMENTUM)
-    return ctld_optax.phase_switch(sampler(hyper, key, **changes), sgd, round(SHARE * steps))
+def tempered(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
+    tempering = ctld_optax.PolynomialTempering(strength=hyper["strength"])
+    return methods.two_phases(hyper, key, steps, tempering=tempering)
 
 
-def cooled(hyper: Mapping[str, Any], key: Any, steps: int, **changes: Any) -> Any:
+def cooled(hyper: Mapping[str, Any], key: Any, steps: int, *, make: Callable[..., Any]) -> Any:
     """The last fifth of the sampling phase takes the base temperature linearly to zero."""
-    end = round(SHARE * steps)
+    end = round(methods.SAMPLING_SHARE * steps)
 
     def temperature(count: Any) -> Any:
         return hyper["temperature"] * jnp.clip((end - count) / (0.2 * end), 0.0, 1.0)
 
-    return switched(hyper, key, steps, temperature=temperature, **changes)
+    return make({**hyper, "temperature": temperature}, key, steps)
+
+
+def clipped(hyper: Mapping[str, Any], key: Any, steps: int, *, make: Callable[..., Any]) -> Any:
+    """The noise is not clipped: it is the sampler's own."""
+    return optax.chain(optax.clip_by_global_norm(CLIP), make(hyper, key, steps))
 
 
 def waiting(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
     """The hand-over waits until alpha is in the window of the base temperature."""
-    window = ctld_optax.PolynomialTempering().delta
-    return hand_over_when(
-        sampler(hyper, key), hyper["learning_rate"], MOMENTUM, round(SHARE * steps), lambda alpha: jnp.abs(alpha) <= window
-    )
+    rate, end = hyper["learning_rate"], round(methods.SAMPLING_SHARE * steps)
+    tempering = ctld_optax.PolynomialTempering(strength=hyper["strength"])
+    sampler = ctld_optax.ctld(rate, hyper["temperature"], methods.MOMENTUM, key=key, tempering=tempering)
+    return hand_over_when(sampler, rate, methods.MOMENTUM, end, lambda alpha: jnp.abs(alpha) <= tempering.delta)
 
 
-def _santa(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
-    rate, temperature = hyper["learning_rate"], SANTA["temperature"]
-    return baselines.santa(rate, temperature, key=key, exploration_steps=round(SHARE * steps), annealing=SANTA["annealing"])
-
-
-# Optax's default puts RMSprop's eps under the root, where it is 10^-4, far above the gradients of the plateau.
 METHODS = {
-    name: Method({}, make)
-    for name, make in {
-        "SGD-M": lambda hyper, _key, _steps: optax.sgd(hyper["learning_rate"], MOMENTUM),
-        "RMSprop": lambda hyper, _key, _steps: optax.rmsprop(hyper["learning_rate"], eps_in_sqrt=False),
-        "Adam": lambda hyper, _key, _steps: optax.adam(hyper["learning_rate"]),
-        "AnnealSGD": lambda hyper, key, _steps: baselines.anneal_sgd(hyper["learning_rate"], VARIANCE, MOMENTUM, key=key),
-        "Santa": _santa,
-        "SGHMC": functools.partial(switched, tempered=False),
-        "CTLD": switched,
-        "CTLD, cold hand-over": waiting,
-        "CTLD, cooled": cooled,
-        "SGHMC, cooled": functools.partial(cooled, tempered=False),
-    }.items()
+    "SGHMC": constant,
+    "CTLD": tempered,
+    "CTLD, cold hand-over": waiting,
+    "CTLD, cooled": functools.partial(cooled, make=tempered),
+    "SGHMC, cooled": functools.partial(cooled, make=constant),
+    "CTLD, clipped": functools.partial(clipped, make=tempered),
+    "SGHMC, clipped": functools.partial(clipped, make=constant),
 }
-COMPARED = tuple(name for name in METHODS if name not in VARIANTS)
 
 
-def grid(bounds: Range, number: int) -> list[float]:
-    """Log-spaced, three digits."""
-    return [float(f"{value:.3g}") for value in np.geomspace(bounds.low, bounds.high, number)]
-
-
-def temperature_map(name: str, number: int) -> list[dict[str, float]]:
+def settings(name: str, number: int) -> list[dict[str, float]]:
     strengths = STRENGTHS if name == "CTLD" else (0.0,) if name.startswith("SGHMC") else STRENGTHS[:1]
     return [
-        {"learning_rate": RATE, "temperature": temperature, "strength": strength}
+        {"learning_rate": rate, "temperature": temperature, "strength": strength}
+        for rate in ((RATE,) if name in VARIANTS else TEMPERATURES)
         for strength in strengths
-        for temperature in grid(TEMPERATURES, number)
+        for temperature in grid(HOTTER if name.endswith("clipped") else TEMPERATURES[rate], number)
     ]
 
 
-def rate_map(name: str, number: int) -> list[dict[str, float]]:
-    rates = grid(ADAPTIVE if name in ("RMSprop", "Adam", "Santa") else HEAVY_BALL, number)
-    strength = STRENGTHS[0] if name == "CTLD" else 0.0
-    fixed = {"temperature": FIXED[name], "strength": strength} if name in FIXED else {}
-    return [{"learning_rate": rate} | fixed for rate in rates]
-
-
-def plan(number: int) -> dict[str, list[dict[str, float]]]:
-    """What is run of each method, in this order."""
-    both = {name: temperature_map(name, number) + rate_map(name, number) for name in FIXED}
-    one = {name: rate_map(name, number) for name in COMPARED if name not in FIXED}
-    return both | one | {name: temperature_map(name, number) for name in VARIANTS}
-
-
-def task(images: data.Split) -> training.Task:
-    half = len(images.test_y) // 2
-    parts = {
-        "train": (images.train_x, images.train_y),
-        "validation": (images.test_x[:half], images.test_y[:half]),
-        "test": (images.test_x[half:], images.test_y[half:]),
-    }
-
-    def loss(params: Any, memory: Any, arrays: Any, _frozen: Any, _step: Any, key: Any) -> tuple[jax.Array, Any]:
-        return deep_mlp.minibatch_loss(params, key, *arrays["train"], size=BATCH), memory
-
-    def evaluate(params: Any, arrays: Any, _frozen: Any) -> list[jax.Array]:
-        diverged = ~jnp.isfinite(deep_mlp.loss(params, *arrays["validation"]))
-        return [jnp.where(diverged, jnp.nan, deep_mlp.accuracy(params, *arrays[part])) for part in parts]
-
-    return training.Task(
-        init=lambda key: deep_mlp.MODEL.init(key, jnp.zeros((1, images.train_x.shape[1]))),
-        begin=lambda _arrays: (),
-        loss=loss,
-        evaluate=evaluate,
-        data=jax.tree.map(jnp.asarray, parts),
-    )
-
-
-def experiment(images: data.Split, name: str, steps: int) -> Experiment:
-    prepare = training.curves_of(task(images), steps=steps, points=POINTS)
-    config = {
-        "data": name,
-        "train_images": len(images.train_y),
-        "steps": steps,
-        "batch": BATCH,
-        "hidden_layers": deep_mlp.HIDDEN_LAYERS,
-        "width": deep_mlp.WIDTH,
-        "sampling_share": SHARE,
-        "anneal_sgd_variance": VARIANCE,
-        "santa": json.dumps(SANTA),
-    }
-    return Experiment(NAME, "accuracy", config, prepare, AT_ONCE, maximize=True)
-
-
-def maps_over_rates(rows: Sequence[Row]) -> dict[str, Map]:
-    found = {
-        name: collect(rows, name, "learning_rate", **({"temperature": FIXED[name]} if name in FIXED else {}))
-        for name in COMPARED
-    }
-    # The map over temperatures has runs at one learning rate; a map over rates has several.
-    return {name: each for name, each in found.items() if each is not None}
-
-
-def maps_over_temperatures(rows: Sequence[Row]) -> dict[str, Map]:
-    # The map over learning rates has one run at this learning rate, at a temperature that is not of the grid.
-    gridded = [row for row in rows if json.loads(row.hyperparameters).get("temperature") not in FIXED.values()]
-    collected = functools.partial(collect, gridded, over="temperature", learning_rate=RATE)
+def maps(rows: Sequence[Row], rate: float) -> dict[str, Map]:
+    collected = functools.partial(collect, rows, over="temperature", learning_rate=rate)
     found = {"SGHMC": collected("SGHMC")}
     found |= {f"CTLD, S = {strength:g}": collected("CTLD", strength=strength) for strength in STRENGTHS}
     found |= {name: collected(name) for name in VARIANTS}
     return {name: each for name, each in found.items() if each is not None}
 
 
-def draw(path: pathlib.Path, rates: Mapping[str, Map], temperatures: Mapping[str, Map]) -> None:
+def draw(path: pathlib.Path, found: Mapping[float, Mapping[str, Map]]) -> None:
+    """A row a learning rate: accuracy, and the fate of each run. Last the variants."""
+    looks = ((plotting.VERMILLION, "-"), (plotting.ORANGE, "--"), (plotting.PURPLE, ":"))
+    plain, *others = (f"CTLD, S = {strength:g}" for strength in STRENGTHS)
+    samplers = {"SGHMC": (plotting.SKY, "-")} | dict(zip([plain, *others], looks, strict=True))
+    handovers = {
+        plain: (plotting.VERMILLION, "-"),
+        "CTLD, cold hand-over": (plotting.BLUE, "--"),
+        "CTLD, cooled": (plotting.GREEN, ":"),
+        "SGHMC": (plotting.SKY, "-"),
+        "SGHMC, cooled": ("0.4", ":"),
+    }
+    clips = {"SGHMC, clipped": (plotting.SKY, "-"), "CTLD, clipped": (plotting.VERMILLION, "-")}
+    panels = [
+        *((f"The samplers at learning rate {rate:g}", each, samplers) for rate, each in found.items()),
+        (f"Other ways to hand over, learning rate {RATE:g}", found.get(RATE, {}), handovers),
+        (f"Gradients clipped at a norm of {CLIP:g}, learning rate {RATE:g}", found.get(RATE, {}), clips),
+    ]
     with summary.styled():
-        figure = plt.figure(figsize=(13, 10), layout="constrained")
-        axes = figure.subplot_mosaic([["rates", "temperatures"], ["fates", "handovers"]])
-        for name, each in rates.items():
-            draw_map(axes["rates"], each, color=summary.COLORS[name], label=name)
-        looks = ((plotting.VERMILLION, "-"), (plotting.ORANGE, "--"), (plotting.PURPLE, ":"))
-        tempered = [f"CTLD, S = {strength:g}" for strength in STRENGTHS]
-        shades = {"SGHMC": (plotting.SKY, "-")} | dict(zip(tempered, looks, strict=True))
-        for name in [name for name in shades if name in temperatures]:
-            color, line = shades[name]
-            draw_map(axes["temperatures"], temperatures[name], color=color, linestyle=line, label=name)
-        plain = f"CTLD, S = {STRENGTHS[0]:g}"
-        styles = {
-            plain: (plotting.VERMILLION, "-"),
-            "CTLD, cold hand-over": (plotting.BLUE, "--"),
-            "CTLD, cooled": (plotting.GREEN, ":"),
-            "SGHMC": (plotting.SKY, "-"),
-            "SGHMC, cooled": ("0.4", ":"),
-        }
-        for name in [name for name in styles if name in temperatures]:
-            color, line = styles[name]
-            draw_map(axes["handovers"], temperatures[name], color=color, linestyle=line, label=name)
-        if temperatures:
-            draw_fates(axes["fates"], temperatures)
-        axes["rates"].set(xlabel="learning rate", title="Every method over its learning rates")
-        axes["temperatures"].set(xlabel="base temperature  [nats]", title=f"The samplers at learning rate {RATE:g}")
-        axes["handovers"].set(xlabel="base temperature  [nats]", title="Other ways to hand over to SGD-M")
-        for name in ("rates", "temperatures", "handovers"):
-            axes[name].axhline(0.1, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
-            axes[name].set(xscale="log", ylim=(-0.03, 1.03), ylabel="test accuracy (0: diverged)")
-            if axes[name].get_legend_handles_labels()[0]:
-                axes[name].legend(frameon=False, fontsize="small", loc="upper left" if name != "rates" else "upper right")
-        figure.savefig(path, dpi=120)
+        figure, axes = plt.subplots(len(panels), 2, figsize=(13, 4.8 * len(panels)), layout="constrained", squeeze=False)
+        for (left, right), (title, each, shown) in zip(axes, panels, strict=True):
+            draw_maps(left, each, shown)
+            left.axhline(0.1, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
+            left.set(xscale="log", ylim=(-0.03, 1.03), ylabel="test accuracy (0: diverged)", title=title)
+            drawn = {name: each[name] for name in shown if name in each}
+            if drawn:
+                left.legend(frameon=False, fontsize="small", loc="best")
+                draw_fates(right, drawn)
+        handles, labels = axes[0, 1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower right", ncols=len(labels), frameon=False)
+        figure.savefig(path, dpi=110)
         plt.close(figure)
 
 
-INTRODUCTION = f"""\
-Twenty hidden ReLU layers with N(0, 0.1²) weights, after Neelakantan et al. (2015); test accuracy, higher is better, 0 for a run
-that diverged. Samplers sample for half the steps, then run SGD-M at the same learning rate. Over learning rates the other
-hyperparameters stand still: {", ".join(f"{name} T = {value:g}" for name, value in FIXED.items())}, AnnealSGD variance
-{VARIANCE:g} with momentum {MOMENTUM:g}, Santa {summary.in_words(SANTA)}, chosen in a few trials on other seeds. RMSprop
-has its eps outside the root: inside, Optax's default, it is far above the gradients of the plateau."""
+INTRODUCTION = """\
+The same network; test accuracy, 0 for a run that diverged. Samplers sample for half the steps, then run SGD-M at the same
+learning rate."""
 
 
 def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
-    """The maps, the bands in decades, and what ends them."""
-    rates, temperatures = maps_over_rates(rows), maps_over_temperatures(rows)
-    draw(folder / "plateau.png", rates, temperatures)
+    """The bands in decades, and what ends them."""
+    found = {rate: maps(rows, rate) for rate in TEMPERATURES}
+    found = {rate: each for rate, each in found.items() if each}
+    draw(folder / "plateau.png", found)
     parts = [
-        "## The plateau of a very deep network",
+        "## The plateau over base temperatures",
         INTRODUCTION,
-        "![Accuracy over learning rate and temperature, and the fate of every run](results/plateau.png)",
-        rates_table(rates),
+        "![Accuracy over base temperatures, and the fate of every run](results/plateau.png)",
     ]
-    if "SGD-M" in rates:
-        left = np.count_nonzero(rates["SGD-M"].final > LEFT)
-        parts.append(f"SGD-M left chance level in {left} of its {rates['SGD-M'].final.size} runs.")
-    if temperatures:
-        parts.append(bands_table(temperatures))
-        pairs = [(name, "SGHMC") for name in temperatures if name.startswith("CTLD, S")]
-        plain = f"CTLD, S = {STRENGTHS[0]:g}"
-        pairs += [("CTLD, cold hand-over", plain), ("CTLD, cooled", plain), ("SGHMC, cooled", "SGHMC"),
-                  ("CTLD, cooled", "SGHMC, cooled")]  # fmt: skip
-        number = max(len(each.values) for each in temperatures.values())
-        whole = {name: each for name, each in temperatures.items() if len(each.values) == number}
-        lines = [wider(whole, *pair) for pair in pairs if set(pair) <= whole.keys()]
-        lines += [ends(name, each) for name, each in whole.items()]
-        lines.append(lost_while_sampling([each for name, each in whole.items() if name.startswith("CTLD, S")]))
-        parts.append("\n".join(f"- {line}" for line in lines))
-    return "\n\n".join(parts)
+    for rate, each in found.items():
+        parts += [f"### Learning rate {rate:g}", bands_table(each), bands_in_words(each)]
+    parts.append(between_rates(found))
+    return "\n\n".join(filter(None, parts))
+
+
+def bands_in_words(found: Mapping[str, Map]) -> str:
+    """Which band is wider, and what ends each of them."""
+    plain, *others = (f"CTLD, S = {strength:g}" for strength in STRENGTHS)
+    pairs = [(name, "SGHMC") for name in (plain, *others)]
+    pairs += [("CTLD, cold hand-over", plain), ("CTLD, cooled", plain), ("SGHMC, cooled", "SGHMC"),
+              ("CTLD, cooled", "SGHMC, cooled"), ("CTLD, clipped", plain), ("SGHMC, clipped", "SGHMC"),
+              ("CTLD, clipped", "SGHMC, clipped")]  # fmt: skip
+    number = max(len(each.values) for each in found.values())
+    whole = {name: each for name, each in found.items() if len(each.values) == number}
+    lines = [wider(whole, *pair) for pair in pairs if set(pair) <= whole.keys()]
+    lines += [ends(name, each) for name, each in whole.items()]
+    lines.append(lost_while_sampling([each for name, each in whole.items() if name in (plain, *others)]))
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def between_rates(found: Mapping[float, Mapping[str, Map]]) -> str:
+    """Whether a band is wider at a smaller learning rate."""
+    slow, fast = min(TEMPERATURES), max(TEMPERATURES)
+    both = {f"{name} at {rate:g}": each for rate, by_name in found.items() for name, each in by_name.items()}
+    pairs = [(f"{name} at {slow:g}", f"{name} at {fast:g}") for name in found.get(slow, {})]
+    lines = [wider(both, *pair) for pair in pairs if set(pair) <= both.keys()]
+    return "\n".join(["### The learning rates against each other", "", *(f"- {line}" for line in lines)]) if lines else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -280,11 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.set_defaults(trials=GRID, seeds=SEEDS)
     options = parser.parse_args(arguments)
     mpl.use("agg")
-    images = data.mnist() if options.full else data.digits()
-    own = experiment(images, "mnist" if options.full else "digits", options.steps or (FULL_STEPS if options.full else STEPS))
-    planned = plan(options.trials)
-    wanted = {name: (METHODS[name], planned[name]) for name in options.methods or planned}
-    sweep.fixed_from_command_line(own, wanted, options, summarize)
+    made = plateau_tuned.experiment(*plateau_tuned.load(options), experiment_name=NAME)
+    wanted = {name: (Method({}, METHODS[name]), settings(name, options.trials)) for name in options.methods or METHODS}
+    sweep.fixed_from_command_line(made, wanted, options, summarize)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What benchmarks/plateau.py reads from its rows: accuracy over a hyperparameter, the fate of each run, decades that work."""
+"""What the maps of the plateau read from their rows: accuracy over a hyperparameter, fates of the runs, decades that work."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from matplotlib import colors
 from matplotlib.axes import Axes
 
 from benchmarks import summary
-from benchmarks.sweep import Row
+from benchmarks.sweep import Range, Row
 from ctld_optax import plotting
 
 LEFT = 0.2  # accuracy that shows that a run has left chance level: ten classes of nearly one size
@@ -50,6 +50,11 @@ class Map:
         return np.array([(at[-1] - at[0]) * np.mean(np.interp(fine, at, row) >= threshold) for row in self.final.T])
 
 
+def grid(bounds: Range, number: int) -> list[float]:
+    """Log-spaced, three digits."""
+    return [float(f"{value:.3g}") for value in np.geomspace(bounds.low, bounds.high, number)]
+
+
 def collect(rows: Sequence[Row], method: str, over: str, **fixed: float) -> Map | None:
     """The map of a method over one hyperparameter, the others `fixed`; only values that all seeds have."""
     found: dict[float, dict[int, dict[int, float]]] = {}
@@ -70,6 +75,14 @@ def draw_map(ax: Axes, each: Map, **style: Any) -> None:
     line = ax.plot(each.values, each.final.mean(axis=1), linewidth=2.0, **style)[0]
     seeds = np.repeat(each.values[:, None], each.final.shape[1], axis=1)
     ax.plot(seeds.ravel(), each.final.ravel(), ".", color=line.get_color(), markersize=4, alpha=0.6)
+
+
+def draw_maps(ax: Axes, found: Mapping[str, Map], looks: Mapping[str, tuple[str, str]]) -> None:
+    """Those maps over temperatures that have a look: a color and a line style."""
+    for name, (color, line) in looks.items():
+        if name in found:
+            draw_map(ax, found[name], color=color, linestyle=line, label=name)
+    ax.set(xlabel="base temperature  [nats]")
 
 
 def draw_fates(ax: Axes, found: Mapping[str, Map]) -> None:
@@ -93,7 +106,6 @@ def draw_fates(ax: Axes, found: Mapping[str, Map]) -> None:
     ax.set(xlabel="base temperature  [nats]", title="What became of each run")
     for fate in FATES:
         ax.plot([], [], "s", color=FATE_COLORS[fate], markersize=9, label=fate)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3, frameon=False, fontsize="small")
 
 
 def rates_table(rates: Mapping[str, Map]) -> str:

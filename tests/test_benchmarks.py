@@ -116,7 +116,7 @@ def test_char_rnn_and_what_follows_it_end_in_tables_figures_and_a_page(tiny_text
     page = (tmp_path / "page" / "RESULTS.md").read_text()
     assert "section 5.2" in page
     assert "section 5.3" in page
-    assert "Not in the CSV yet: sda, sda_phases, plateau" in page
+    assert "Not in the CSV yet: sda, sda_phases, plateau_tuned, plateau_rates, plateau" in page
     assert "2 settings on 2 seeds for each of 2 methods" in page
     assert (tmp_path / "page" / "results" / "char_rnn.png").exists()
 
