@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import optax
 
 import ctld_optax
@@ -99,13 +100,15 @@ def table(rows: Sequence[Row], what: str) -> str:
 
 
 def gains(rows: Sequence[Row], what: str) -> list[str]:
-    """What sampling changes at either momentum, seed by seed; nothing if a variant is missing."""
+    """What sampling changes at either momentum, seed by seed; nothing of a variant that is missing."""
     found, lines = summary.names(rows), list[str]()
     for momentum, sampled, unsampled in ((methods.MOMENTUM, STANDARD, UNSAMPLED), (LESS, SLOWER, SLOWER_UNSAMPLED)):
         if {sampled, unsampled} <= set(found):
-            change = summary.interval(summary.final(rows, sampled, "test") - summary.final(rows, unsampled, "test"))
-            lines.append(f"by {change} at momentum {momentum:g}")
-    return [f"Sampling in the first half changes the {what} {', '.join(lines)}."] if lines else []
+            both = [summary.final(rows, name, "test") for name in (sampled, unsampled)]
+            diverged = not np.isfinite(both).all()
+            change = "unknown, since runs diverged," if diverged else str(summary.interval(both[0] - both[1]))
+            lines.append(f"{change} at momentum {momentum:g}")
+    return [f"What sampling in the first half adds to the {what}: {'; '.join(lines)}."] if lines else []
 
 
 def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:

@@ -41,7 +41,8 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
     array = np.asarray(values, np.float64)
     if array.size < 2:
         return Interval(float(array.mean()), math.inf, array.size)
-    half = float(stats.t.ppf(0.975, array.size - 1) * array.std(ddof=1) / math.sqrt(array.size))
+    with np.errstate(invalid="ignore"):
+        half = float(stats.t.ppf(0.975, array.size - 1) * array.std(ddof=1) / math.sqrt(array.size))
     return Interval(float(array.mean()), half, array.size)
 
 

@@ -154,6 +154,22 @@ def test_sda_and_its_phases_end_in_tables_and_a_figure(tmp_path, capsys, monkeyp
     assert [(row.step, row.test) for row in first] == [(row.step, row.test) for row in reported if row.step in (3, 6, 9, 12)]
 
 
+def test_what_sampling_adds_is_told_seed_by_seed_and_not_where_a_run_diverged():
+    def of(name, *figures):
+        return [
+            sweep.Row("phases", "{}", name, "report", "{}", seed, 3, "error", 0.0, 0.0, figure, 0.0, 1.0)
+            for seed, figure in enumerate(figures)
+        ]
+
+    rows = [*of(phases.STANDARD, 8.0, 19.0), *of(phases.UNSAMPLED, 9.0, 20.0), *of(phases.SLOWER, 1.0, np.inf)]
+    assert "adds to the error: -1 ± 0 at momentum 0.9." in phases.table(rows, "error")  # the spread of the seeds cancels
+    told = phases.table([*rows, *of(phases.SLOWER_UNSAMPLED, np.inf, np.inf)], "error")
+    assert "-1 ± 0 at momentum 0.9; unknown, since runs diverged, at momentum 0.5." in told
+    assert "| diverged |" in told
+    assert "adds" not in phases.table(rows[:2], "error")
+    assert set(phases.VARIANTS) >= {phases.STANDARD, phases.UNSAMPLED, phases.SLOWER, phases.SLOWER_UNSAMPLED}
+
+
 def test_the_stack_restores_through_all_its_layers():
     layers = [
         sda.new_layer(key, a, b) for key, a, b in zip(jax.random.split(jax.random.key(0), 2), (8, 4), (4, 2), strict=True)
