@@ -1,6 +1,6 @@
 """How long to sample, and how to hand over: what the paper leaves open about CTLD's two phases.
 
-    python -m benchmarks.phases     after benchmarks.char_rnn: one variant at a time, about 5 minutes on 2 cores
+    python -m benchmarks.phases     after benchmarks.char_rnn: one variant at a time, about 3 minutes on 2 cores
 
 The character LSTM of benchmarks/char_rnn.py at the learning rate and temperature that it chose for CTLD. One thing is changed
 at a time: the share of the steps that sample (0: SGD-M from the start), the temperature, the second phase's learning rate,

@@ -1,6 +1,6 @@
 """The variants of benchmarks/phases.py on the stacked denoising autoencoders.
 
-    python -m benchmarks.sda_phases     after benchmarks.sda: one variant at a time, about 5 minutes on 2 cores
+    python -m benchmarks.sda_phases     after benchmarks.sda: one variant at a time, about 3 minutes on 2 cores
 
 At the learning rate and temperature that benchmarks/sda.py chose for CTLD, the same in every layer.
 """
