@@ -57,9 +57,9 @@ def budget_in_words(rows: Sequence[Row]) -> str:
 
 
 def origin(rows: Sequence[Row]) -> str:
-    hours = sum({row.trial: row.seconds for row in rows}.values()) / 3600
+    minutes = sum({row.trial: row.seconds for row in rows}.values()) / 60
     trials = len({row.trial for row in rows})
-    return f"Configuration `{rows[-1].config}`; {trials} trials, {hours:.1f} hours of a shared machine in all."
+    return f"Configuration `{rows[-1].config}`; {trials} trials, {minutes:.0f} minutes of a shared machine in all."
 
 
 def section(rows: Sequence[Row], name: str, folder: pathlib.Path) -> str:

@@ -170,6 +170,14 @@ def test_what_sampling_adds_is_told_seed_by_seed_and_not_where_a_run_diverged():
     assert set(phases.VARIANTS) >= {phases.STANDARD, phases.UNSAMPLED, phases.SLOWER, phases.SLOWER_UNSAMPLED}
 
 
+def test_a_setting_that_breaks_the_claim_is_named():
+    close = {"S = 0": np.array([10.0, 10.2]), "S = 0.5": np.array([10.3, 10.1])}
+    assert "varies by 1.0%, less than 5 %" in sensitivity.variation(close, "S")
+    said = sensitivity.variation({**close, "S = 0.99": np.array([13.0, 15.0])}, "S")
+    assert "varies by 34.1%, **not** less than 5 %, against the paper (without S = 0.99 by 1.0%)" in said
+    assert "diverged" in sensitivity.variation({**close, "S = 0.99": np.array([13.0, np.inf])}, "S")
+
+
 def test_the_stack_restores_through_all_its_layers():
     layers = [
         sda.new_layer(key, a, b) for key, a, b in zip(jax.random.split(jax.random.key(0), 2), (8, 4), (4, 2), strict=True)
