@@ -113,7 +113,11 @@ def phase_switch(
 def _with_two_states(
     sampler: Any, optimizer: Any, sampling_steps: int, handover: Handover
 ) -> optax.GradientTransformationExtraArgs:
-    """The general case: any sampler, any optimizer, one branch for each and one for the step of the hand-over."""
+    """The general case: any sampler, any optimizer.
+
+    Each stands in a loop of one turn in its own phase and of none in the other, not in a branch: XLA runs such a loop in place,
+    and copies the whole of both states for a branch.
+    """
 
     def init(params: optax.Params) -> PhaseSwitchState:
         state = PhaseSwitchState(jnp.zeros((), jnp.int32), sampler.init(params), optimizer.init(params))
@@ -123,24 +127,24 @@ def _with_two_states(
     def update(
         updates: optax.Updates, state: PhaseSwitchState, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, PhaseSwitchState]:
-        def sample(sampler_state: Any, optimizer_state: Any) -> tuple[Any, Any, Any]:
-            new_updates, sampler_state = sampler.update(updates, sampler_state, params, **extra_args)
-            return optax.tree.cast_like(new_updates, updates), sampler_state, optimizer_state
+        def step(transformation: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            grads, own_state = carry
+            new_updates, own_state = transformation.update(grads, own_state, params, **extra_args)
+            return optax.tree.cast_like(new_updates, grads), own_state
 
-        def optimize(sampler_state: Any, optimizer_state: Any) -> tuple[Any, Any, Any]:
-            new_updates, optimizer_state = optimizer.update(updates, optimizer_state, params, **extra_args)
-            return optax.tree.cast_like(new_updates, updates), sampler_state, optimizer_state
-
-        def switch(sampler_state: Any, optimizer_state: Any) -> tuple[Any, Any, Any]:
-            return optimize(sampler_state, handover(optimizer_state, sampler_state))
-
-        phase = jnp.sign(state.count - sampling_steps) + 1
-        new_updates, sampler_state, optimizer_state = jax.lax.switch(
-            phase, (sample, switch, optimize), state.sampler, state.optimizer
-        )
-        return new_updates, PhaseSwitchState(optax.safe_increment(state.count), sampler_state, optimizer_state)
+        sampling = state.count < sampling_steps
+        # Exactly one of the two takes the gradients and makes updates of them.
+        updates, sampler_state = _if(sampling, functools.partial(step, sampler), (updates, state.sampler))
+        optimizer_state = _if(state.count == sampling_steps, lambda own: handover(own, sampler_state), state.optimizer)
+        updates, optimizer_state = _if(~sampling, functools.partial(step, optimizer), (updates, optimizer_state))
+        return updates, PhaseSwitchState(optax.safe_increment(state.count), sampler_state, optimizer_state)
 
     return optax.GradientTransformationExtraArgs(init, cast("Any", update))
+
+
+def _if(condition: jax.Array, change: Callable[[Any], Any], carry: Any) -> Any:
+    """`change(carry)` or `carry`, in place."""
+    return jax.lax.fori_loop(0, condition.astype(jnp.int32), lambda _, carry: change(carry), carry)
 
 
 def _with_shared_momentum(

@@ -112,6 +112,14 @@ def test_equals_the_two_phases_by_hand(name, path, loss, params, sampled):
     assert traces == 1
 
 
+def test_the_general_case_copies_no_state():
+    params = jnp.zeros(2**18)
+    switched = ctld_optax.phase_switch(ctld_optax.ctld(0.1, 1.0, key=0), optax.adam(0.1), 5)
+    update = jax.jit(switched.update, donate_argnums=(0, 1))
+    memory = update.lower(params, switched.init(params), params, value=jnp.float32(0.0)).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.1 * params.nbytes  # branches around the states take four times params.nbytes
+
+
 @pytest.mark.parametrize("handover", [None, hand_over_momentum], ids=["shared momentum", "two states"])
 @pytest.mark.parametrize("sampling_steps", [0, 1, 5])
 def test_switch_is_at_that_step_exactly(sampling_steps, handover, params):
