@@ -14,6 +14,7 @@ from ctld_optax import _noise, _rounding, _shards
 from ctld_optax._adaptive_force import AdaptiveBiasingForce
 from ctld_optax._coupling import COUPLINGS, EnergyStatistics, Hamiltonian, Standardized, update_statistics
 from ctld_optax._gradient_noise import GradientNoise, as_gradient_noise, remaining
+from ctld_optax._inplace import change_if
 from ctld_optax._metadynamics import Metadynamics
 from ctld_optax._tempering import Confinement, ForceWall, PolynomialTempering, ReflectingWall
 from ctld_optax._validate import (
@@ -148,11 +149,9 @@ class LangevinKernel:
         )
         sums = [jnp.sum(jnp.square(m.astype(dtype))) for m in jax.tree.leaves(momentum)]
         squares = _shards.sum_over_shards(sums, _shards.spec_leaves(self.param_specs, momentum), dtype)
-        # The sum tells whether an entry is bad without another pass over memory. A loop of no or one turn mends it, not a
-        # cond: XLA runs the loop in place, and copies the whole momentum for the cond. The sum goes through the loop too, or
-        # XLA would repeat the additions of all leaves in each of the scalar kernels that use it.
-        bad = jnp.logical_not(jnp.isfinite(squares)).astype(jnp.int32)
-        squares, momentum = jax.lax.fori_loop(0, bad, _mend, (squares, momentum))
+        # The sum tells whether an entry is bad without another pass over memory. It goes through the change too, or XLA would
+        # repeat the additions of all leaves in each of the scalar kernels that use it.
+        squares, momentum = change_if(jnp.logical_not(jnp.isfinite(squares)), _mend, (squares, momentum))
         kinetic_energy = 0.5 * learning_rate * squares
 
         energy = value + kinetic_energy
@@ -447,7 +446,7 @@ def algorithm1(
     )
 
 
-def _mend(_: Any, carry: tuple[jax.Array, optax.Updates]) -> tuple[jax.Array, optax.Updates]:
+def _mend(carry: tuple[jax.Array, optax.Updates]) -> tuple[jax.Array, optax.Updates]:
     """Zeros in the place of entries that are not finite; their sum of squares counts as infinite."""
     squares, momentum = carry
     momentum = jax.tree.map(lambda m: jnp.where(jnp.isfinite(m), m, jnp.zeros_like(m)), momentum)

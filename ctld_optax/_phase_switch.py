@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from ctld_optax._ctld import MISSING_VALUE, LangevinKernel
+from ctld_optax._inplace import change_if
 from ctld_optax._rounding import any_narrow
 from ctld_optax._validate import check_count
 
@@ -115,8 +116,7 @@ def _with_two_states(
 ) -> optax.GradientTransformationExtraArgs:
     """The general case: any sampler, any optimizer.
 
-    Each stands in a loop of one turn in its own phase and of none in the other, not in a branch: XLA runs such a loop in place,
-    and copies the whole of both states for a branch.
+    Each changes its own state in its own phase, and neither state is copied.
     """
 
     def init(params: optax.Params) -> PhaseSwitchState:
@@ -134,17 +134,12 @@ def _with_two_states(
 
         sampling = state.count < sampling_steps
         # Exactly one of the two takes the gradients and makes updates of them.
-        updates, sampler_state = _if(sampling, functools.partial(step, sampler), (updates, state.sampler))
-        optimizer_state = _if(state.count == sampling_steps, lambda own: handover(own, sampler_state), state.optimizer)
-        updates, optimizer_state = _if(~sampling, functools.partial(step, optimizer), (updates, optimizer_state))
+        updates, sampler_state = change_if(sampling, functools.partial(step, sampler), (updates, state.sampler))
+        optimizer_state = change_if(state.count == sampling_steps, lambda own: handover(own, sampler_state), state.optimizer)
+        updates, optimizer_state = change_if(~sampling, functools.partial(step, optimizer), (updates, optimizer_state))
         return updates, PhaseSwitchState(optax.safe_increment(state.count), sampler_state, optimizer_state)
 
     return optax.GradientTransformationExtraArgs(init, cast("Any", update))
-
-
-def _if(condition: jax.Array, change: Callable[[Any], Any], carry: Any) -> Any:
-    """`change(carry)` or `carry`, in place."""
-    return jax.lax.fori_loop(0, condition.astype(jnp.int32), lambda _, carry: change(carry), carry)
 
 
 def _with_shared_momentum(
