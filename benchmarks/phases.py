@@ -130,10 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text, steps = char_rnn.load(options)
     made = char_rnn.experiment(text, options.text, steps, full=options.full, experiment_name=NAME, points=1)
     hyper = char_rnn.tuned(sweep.read(options.csv), options.text)
-    wanted = {name: VARIANTS[name] for name in options.methods or VARIANTS}
-    sweep.fixed_from_command_line(
-        made, {name: (method, [hyper]) for name, method in wanted.items()}, options, summarize, seeds=sweep.reported(options)
-    )
+    wanted = {name: (VARIANTS[name], [hyper]) for name in options.methods or VARIANTS}
+    sweep.fixed_from_command_line(made, wanted, options, summarize, seeds=sweep.reported(options))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from matplotlib import pyplot as plt
 import ctld_optax
 from benchmarks import methods, plateau_tuned, summary, sweep
 from benchmarks.handover import hand_over_when
-from benchmarks.plateau_maps import Map, bands_table, collect, draw_fates, draw_maps, ends, grid, lost_while_sampling, wider
+from benchmarks.plateau_maps import Map, bands_table, collect, draw_fates, draw_map, ends, grid, lost_while_sampling, wider
 from benchmarks.sweep import Method, Range, Row
 from ctld_optax import plotting
 
@@ -121,10 +121,13 @@ def draw(path: pathlib.Path, found: Mapping[float, Mapping[str, Map]]) -> None:
     with summary.styled():
         figure, axes = plt.subplots(len(panels), 2, figsize=(13, 4.8 * len(panels)), layout="constrained", squeeze=False)
         for (left, right), (title, each, shown) in zip(axes, panels, strict=True):
-            draw_maps(left, each, shown)
-            left.axhline(0.1, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
-            left.set(xscale="log", ylim=(-0.03, 1.03), ylabel="test accuracy (0: diverged)", title=title)
             drawn = {name: each[name] for name in shown if name in each}
+            for name, one in drawn.items():
+                color, line = shown[name]
+                draw_map(left, one, color=color, linestyle=line, label=name)
+            left.axhline(0.1, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
+            left.set(xscale="log", ylim=(-0.03, 1.03), xlabel="base temperature  [nats]", ylabel="test accuracy (0: diverged)")
+            left.set(title=title)
             if drawn:
                 left.legend(frameon=False, fontsize="small", loc="best")
                 draw_fates(right, drawn)

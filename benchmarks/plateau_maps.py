@@ -77,14 +77,6 @@ def draw_map(ax: Axes, each: Map, **style: Any) -> None:
     ax.plot(seeds.ravel(), each.final.ravel(), ".", color=line.get_color(), markersize=4, alpha=0.6)
 
 
-def draw_maps(ax: Axes, found: Mapping[str, Map], looks: Mapping[str, tuple[str, str]]) -> None:
-    """Those maps over temperatures that have a look: a color and a line style."""
-    for name, (color, line) in looks.items():
-        if name in found:
-            draw_map(ax, found[name], color=color, linestyle=line, label=name)
-    ax.set(xlabel="base temperature  [nats]")
-
-
 def draw_fates(ax: Axes, found: Mapping[str, Map]) -> None:
     """One cell a run: a row a seed, grouped by method, a column a temperature. What was not run is white."""
     values = np.unique(np.concatenate([each.values for each in found.values()]))
