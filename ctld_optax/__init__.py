@@ -8,15 +8,20 @@ from ctld_optax import recorder as recorder
 from ctld_optax import writers as writers
 from ctld_optax._accumulate import AccumulateState as AccumulateState
 from ctld_optax._accumulate import accumulate as accumulate
-from ctld_optax._adaptive_force import AdaptiveBiasingForce as AdaptiveBiasingForce
-from ctld_optax._ctld import CTLDState as CTLDState
-from ctld_optax._ctld import algorithm1 as algorithm1
 from ctld_optax._ctld import ctld as ctld
-from ctld_optax._gradient_noise import KnownNoise as KnownNoise
-from ctld_optax._gradient_noise import RunningNoise as RunningNoise
-from ctld_optax._metadynamics import Metadynamics as Metadynamics
+from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce as AdaptiveBiasingForce
+from ctld_optax._dynamics.coupling import Hamiltonian as Hamiltonian
+from ctld_optax._dynamics.coupling import Standardized as Standardized
+from ctld_optax._dynamics.langevin import CTLDState as CTLDState
+from ctld_optax._dynamics.langevin import LangevinTransformation as LangevinTransformation
+from ctld_optax._dynamics.metadynamics import Metadynamics as Metadynamics
+from ctld_optax._dynamics.minibatch import KnownNoise as KnownNoise
+from ctld_optax._dynamics.minibatch import RunningNoise as RunningNoise
+from ctld_optax._dynamics.tempering import PolynomialTempering as PolynomialTempering
+from ctld_optax._handover import hand_over_momentum as hand_over_momentum
 from ctld_optax._phase_switch import PhaseSwitchState as PhaseSwitchState
 from ctld_optax._phase_switch import phase_switch as phase_switch
-from ctld_optax._tempering import PolynomialTempering as PolynomialTempering
+from ctld_optax._presets import algorithm1 as algorithm1
+from ctld_optax._presets import posterior_sampler as posterior_sampler
 
 __version__ = "0.1.0"

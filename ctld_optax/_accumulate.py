@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ctld_optax._rounding import at_least_float32
+from ctld_optax._arrays.dtypes import at_least_float32
 from ctld_optax._validate import check_count, check_scalar_value
 
 

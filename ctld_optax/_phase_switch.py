@@ -1,22 +1,17 @@
 """Two phases, one transformation: sample first, then optimize, with the momentum handed over."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from ctld_optax._ctld import MISSING_VALUE, LangevinKernel
-from ctld_optax._inplace import change_if
-from ctld_optax._rounding import any_narrow
+from ctld_optax._arrays.dtypes import any_narrow
+from ctld_optax._arrays.inplace import change_if
+from ctld_optax._dynamics.langevin import MISSING_VALUE, Langevin
+from ctld_optax._handover import Handover, heavy_ball_decay, taking_over, thermal_share
 from ctld_optax._validate import check_count
-
-Handover = Callable[[Any, Any], Any]
 
 
 class PhaseSwitchState(NamedTuple):
@@ -24,45 +19,18 @@ class PhaseSwitchState(NamedTuple):
 
     Onto heavy-ball SGD both phases share one momentum buffer: it is the optimizer's `trace`, and
     `sampler.momentum` is an empty `optax.MaskedNode`.
+
+    Attributes:
+      count: shape (), int32: number of updates made, in both phases.
+      switched: shape (), bool: whether the optimizer has taken over.
+      sampler: state of the sampler, which stands still after the switch.
+      optimizer: state of the optimizer, which stands still (but for a shared trace) until the switch.
     """
 
-    count: Any  # shape (), int32: number of updates made, in both phases
-    sampler: Any  # state of the sampler, which stands still after the switch
-    optimizer: Any  # state of the optimizer, which stands still (but for a shared trace) until the switch
-
-
-def hand_over_momentum(optimizer_state: Any, sampler_state: Any) -> Any:
-    """Fills every `trace` in the optimizer's state from the sampler's momentum; the default `handover`.
-
-    An optimizer without a trace (Adam, or SGD without momentum) keeps its fresh state.
-    """
-
-    def is_trace(node: Any) -> bool:
-        return isinstance(node, optax.TraceState)
-
-    traces = [node for node in jax.tree.leaves(optimizer_state, is_leaf=is_trace) if is_trace(node)]
-    if not traces:
-        return optimizer_state
-    # Fields of states only: a parameter or an injected hyperparameter may be called `momentum` too.
-    found = optax.tree.get_all_with_path(
-        sampler_state, "momentum", filtering=lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
-    )
-    if len(found) != 1:
-        raise ValueError(
-            f"the hand-over looks for one `momentum` in the sampler's state and found {len(found)} in a "
-            f"{type(sampler_state).__name__}. Pass handover=lambda optimizer_state, sampler_state: ... to say what to keep."
-        )
-    momentum = found[0][1]
-
-    def is_masked(node: Any) -> bool:
-        return isinstance(node, optax.MaskedNode)
-
-    def fill(trace: Any) -> optax.TraceState:
-        return optax.TraceState(
-            jax.tree.map(lambda t, m: t if is_masked(t) else m.astype(t.dtype), trace.trace, momentum, is_leaf=is_masked)
-        )
-
-    return jax.tree.map(lambda node: fill(node) if is_trace(node) else node, optimizer_state, is_leaf=is_trace)
+    count: Any
+    switched: jax.Array
+    sampler: Any
+    optimizer: Any
 
 
 def phase_switch(
@@ -105,10 +73,10 @@ def phase_switch(
     sampler = optax.with_extra_args_support(sampler)
     optimizer = optax.with_extra_args_support(optimizer)
     kernel = getattr(sampler, "kernel", None)
-    decay = None if kernel is None or handover is not None else _heavy_ball_decay(optimizer)
+    decay = None if kernel is None or handover is not None else heavy_ball_decay(optimizer)
     if kernel is not None and decay is not None:
         return _with_shared_momentum(sampler, kernel, optimizer, decay, sampling_steps)
-    return _with_two_states(sampler, optimizer, sampling_steps, handover or hand_over_momentum)
+    return _with_two_states(sampler, optimizer, sampling_steps, handover or taking_over(optimizer))
 
 
 def _with_two_states(
@@ -120,7 +88,7 @@ def _with_two_states(
     """
 
     def init(params: optax.Params) -> PhaseSwitchState:
-        state = PhaseSwitchState(jnp.zeros((), jnp.int32), sampler.init(params), optimizer.init(params))
+        state = PhaseSwitchState(jnp.zeros((), jnp.int32), jnp.zeros((), bool), sampler.init(params), optimizer.init(params))
         jax.eval_shape(handover, state.optimizer, state.sampler)  # a wrong hand-over is to be heard of now, not at the switch
         return state
 
@@ -132,18 +100,18 @@ def _with_two_states(
             new_updates, own_state = transformation.update(grads, own_state, params, **extra_args)
             return optax.tree.cast_like(new_updates, grads), own_state
 
-        sampling = state.count < sampling_steps
+        sampling = _is_sampling(state, sampling_steps)
         # Exactly one of the two takes the gradients and makes updates of them.
         updates, sampler_state = change_if(sampling, functools.partial(step, sampler), (updates, state.sampler))
-        optimizer_state = change_if(state.count == sampling_steps, lambda own: handover(own, sampler_state), state.optimizer)
+        optimizer_state = change_if(~sampling & ~state.switched, lambda own: handover(own, sampler_state), state.optimizer)
         updates, optimizer_state = change_if(~sampling, functools.partial(step, optimizer), (updates, optimizer_state))
-        return updates, PhaseSwitchState(optax.safe_increment(state.count), sampler_state, optimizer_state)
+        return updates, PhaseSwitchState(optax.safe_increment(state.count), ~sampling, sampler_state, optimizer_state)
 
     return optax.GradientTransformationExtraArgs(init, cast("Any", update))
 
 
 def _with_shared_momentum(
-    sampler: Any, kernel: LangevinKernel, optimizer: Any, decay: float, sampling_steps: int
+    sampler: Any, kernel: Langevin, optimizer: Any, decay: float, sampling_steps: int
 ) -> optax.GradientTransformationExtraArgs:
     """Onto heavy-ball SGD: sampling *is* SGD-M with a noised momentum, so the heavy-ball step belongs to both phases.
 
@@ -156,6 +124,7 @@ def _with_shared_momentum(
         trace, *rest = optimizer.init(params)
         return PhaseSwitchState(
             count=jnp.zeros((), jnp.int32),
+            switched=jnp.zeros((), bool),
             sampler=state._replace(momentum=optax.MaskedNode()),
             optimizer=(trace._replace(trace=state.momentum), *rest),
         )
@@ -171,9 +140,18 @@ def _with_shared_momentum(
         if value is None and kernel.needs_value:
             raise TypeError(MISSING_VALUE)
         trace, *rest = state.optimizer
-        sampling = state.count < sampling_steps
+        sampling = _is_sampling(state, sampling_steps)
 
-        momentum = kernel.accelerate(updates, trace.trace, jnp.where(sampling, kernel.momentum, decay))
+        share = thermal_share(
+            optimizer,
+            trace.trace,
+            state.sampler.learning_rate,
+            state.sampler.noise_variance > 0.0,
+            value=value,
+            **extra_args,
+        )
+        kept = jnp.where(sampling, kernel.kept(state.sampler), jnp.where(state.switched, decay, decay * share))
+        momentum = kernel.accelerate(updates, trace.trace, kept)
         thermalize = functools.partial(kernel.thermalize, value=value, grads=updates)
         sampler_state = jax.lax.cond(sampling, thermalize, lambda s: s, state.sampler._replace(momentum=momentum))
         momentum = sampler_state.momentum
@@ -191,6 +169,7 @@ def _with_shared_momentum(
         )
         return new_updates, PhaseSwitchState(
             count=optax.safe_increment(state.count),
+            switched=~sampling,
             sampler=sampler_state._replace(momentum=optax.MaskedNode()),
             optimizer=(trace._replace(trace=momentum), *new_rest),
         )
@@ -198,55 +177,6 @@ def _with_shared_momentum(
     return optax.GradientTransformationExtraArgs(init, cast("Any", update))
 
 
-def _heavy_ball_decay(optimizer: Any) -> Any:
-    """The decay of an optimizer that begins with a heavy-ball `optax.trace` on the raw gradient, None for any other.
-
-    An optimizer is a pair of closures, so this looks at what it does: its state must be that of a chain whose first
-    link is a `TraceState` and whose others hold scalars at most, and on probes of sizes from 1e-12 to 1e12 its trace must
-    be gradient + decay * trace, and its update a function of the new trace alone (Nesterov's is not).
-
-    Hyperparameters that are traced, as `optax.inject_hyperparams` makes them, have no value to look at: some number is put in
-    the place of each, so that the answer is the same inside and outside `jit`. The decay is then traced as well.
-    """
-    # In float64, so that the decay is the optimizer's own number and not its float32 rounding; of NumPy, so that it has a value
-    # also under jit.
-    size = np.asarray([1e-12, 1e-6, 1.0, 1e6, 1e12])
-    probe = {"vector": size, "matrix": -0.7 * np.ones((2, 5)) * size}
-    zeros, ones = jax.tree.map(np.zeros_like, probe), jax.tree.map(np.ones_like, probe)
-
-    def step(grads: Any, trace: Any) -> tuple[Any, Any]:
-        _, *rest = optimizer.init(probe)
-        new_updates, state = optimizer.update(grads, (optax.TraceState(trace), *rest), probe, value=jnp.ones(()))
-        return new_updates, state[0].trace
-
-    try:
-        with jax.enable_x64(True):
-            first, *rest = jax.eval_shape(optimizer.init, probe)
-            if not isinstance(first, optax.TraceState) or any(leaf.ndim > 0 for leaf in jax.tree.leaves(rest)):
-                return None
-            program, (_, trace_shapes) = jax.make_jaxpr(step, return_shape=True)(probe, probe)
-            traced = any(isinstance(const, Tracer) for const in program.consts)
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            stand_ins = [_stand_in(const) for const in program.consts]
-            evaluate = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, stand_ins))
-
-            def step_alike(grads: Any, trace: Any) -> tuple[Any, Any]:
-                return jax.tree.unflatten(jax.tree.structure((probe, trace_shapes)), evaluate(*jax.tree.leaves((grads, trace))))
-
-            decay = float(step_alike(zeros, ones)[1]["vector"][2])
-            grads = jax.tree.map(lambda p: 0.3 * p[..., ::-1], probe)
-            new_updates, trace = step_alike(grads, probe)
-            expected = jax.tree.map(lambda g, t: g + decay * t, grads, probe)
-            same_trace = optax.tree.allclose(trace, expected, rtol=1e-6, atol=0.0)
-            same_updates = optax.tree.allclose(new_updates, step_alike(trace, zeros)[0], rtol=1e-6, atol=0.0)
-            if not (same_trace and same_updates):
-                return None
-        return step(zeros, ones)[1]["vector"][2] if traced else decay
-    except Exception:  # noqa: BLE001
-        # An optimizer that cannot take the probe, for whatever reason, is served by the general case.
-        return None
-
-
-def _stand_in(const: Any) -> Any:
-    """A number in the place of one that is not known yet."""
-    return jnp.full(const.shape, 0.37).astype(const.dtype) if isinstance(const, Tracer) else const
+def _is_sampling(state: PhaseSwitchState, sampling_steps: int) -> jax.Array:
+    """Until `sampling_steps`; and never again once the optimizer has taken over, whatever a resumed run asks for."""
+    return (state.count < sampling_steps) & ~state.switched

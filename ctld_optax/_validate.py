@@ -14,8 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-ScalarOrSchedule = Any  # float, array scalar (also traced) or optax.Schedule: what optax.ScalarOrSchedule stands for
-
 
 def check_range(
     name: str,

@@ -15,9 +15,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ctld_optax import diagnostics
-from ctld_optax._adaptive_force import AdaptiveBiasingForce
-from ctld_optax._metadynamics import Metadynamics
-from ctld_optax._tempering import PolynomialTempering
+from ctld_optax._dynamics.alpha import Bias
+from ctld_optax._dynamics.integrators import IntegratorName
+from ctld_optax._dynamics.metadynamics import Metadynamics
+from ctld_optax._dynamics.tempering import PolynomialTempering
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, YELLOW = (
     "#0072B2",
@@ -112,7 +113,7 @@ def alpha_occupation(
 
 def bias_potential(
     state: Any,
-    bias: Metadynamics | AdaptiveBiasingForce,
+    bias: Bias,
     *,
     tempering: PolynomialTempering | None = None,
     ax: Axes | None = None,
@@ -138,11 +139,12 @@ def kinetic_temperature(
     temperature: float,
     momentum: float = 0.9,
     *,
+    integrator: IntegratorName = "baoab",
     step: Any = None,
     ax: Axes | None = None,
     color: str = BLUE,
 ) -> Axes:
-    """2 K / d over the steps of one run against what the discrete recursion settles at, 2 T / ((1 + momentum) g(alpha)).
+    """2 K / d over the steps of one run against what it settles at, T / g(alpha); Euler's order, hotter.
 
     The band is two standard deviations of a single step, 2 sqrt(2/d) of the target: with few parameters it is wide.
     Momenta remember 1/(1 - momentum) steps, and so lag behind a moving target.
@@ -152,6 +154,7 @@ def kinetic_temperature(
       num_params: d, how many parameters there are (not arrays).
       temperature: T > 0, as given to `ctld`.
       momentum: likewise.
+      integrator: likewise.
       step: as in :func:`temperature_trajectory`.
       ax: where to draw.
       color: of the measured line.
@@ -159,7 +162,7 @@ def kinetic_temperature(
     ax = plt.gca() if ax is None else ax
     kinetic_energy, beta = _one_run("kinetic_temperature", kinetic_energy=trajectory.kinetic_energy, beta=trajectory.beta)
     step = _steps(step, beta)
-    target = diagnostics.kinetic_temperature_target(temperature, momentum, beta)
+    target = diagnostics.kinetic_temperature_target(temperature, momentum, beta, integrator=integrator)
     spread = 2.0 * np.sqrt(2.0 / num_params)
     low, high = target * max(1.0 - spread, 0.0), target * (1.0 + spread)
     ax.fill_between(step, low, high, color=ORANGE, alpha=0.3, linewidth=0, label="two standard deviations")

@@ -2,8 +2,7 @@
 
 A training loop that keeps 64 parameter sets of the posterior::
 
-    sampler = ctld_optax.ctld(learning_rate, 1 / num_examples, key=0, coupling="hamiltonian",
-                              bias=ctld_optax.AdaptiveBiasingForce(), alpha_step_size=0.05)
+    sampler = ctld_optax.posterior_sampler(learning_rate, 1 / num_examples, key=0)
     reservoir = ctld_optax.posterior.Reservoir(capacity=64, thin=100)
     ensemble = reservoir.init(params, key=1)
 
@@ -24,9 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ctld_optax._adaptive_force import AdaptiveBiasingForce
-from ctld_optax._metadynamics import Metadynamics
-from ctld_optax._tempering import PolynomialTempering
+from ctld_optax._dynamics.alpha import Bias
+from ctld_optax._dynamics.integrators import INTEGRATORS, IntegratorName
+from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._validate import as_key, check_count
 
 
@@ -36,7 +35,7 @@ def in_window(alpha: Any, tempering: PolynomialTempering = PolynomialTempering()
     With a bias that stands still their parameters follow exp(-value/temperature) (Theorem 1 and Eq. 7). `alpha` is
     the state's after an `update`, and belongs to the parameters that this update was made from.
     """
-    return jnp.abs(jnp.asarray(alpha)) <= tempering.delta
+    return tempering.in_window(jnp.asarray(alpha))
 
 
 def log_weights(
@@ -45,7 +44,8 @@ def log_weights(
     num_params: int,
     *,
     momentum: float = 0.9,
-    bias: Metadynamics | AdaptiveBiasingForce | None = None,
+    integrator: IntegratorName = "baoab",
+    bias: Bias | None = None,
     bias_state: jax.Array | None = None,
     tempering: PolynomialTempering = PolynomialTempering(),
 ) -> jax.Array:
@@ -56,11 +56,11 @@ def log_weights(
     .. math::
         w = P(|\alpha| \le \delta \mid \theta)
           = \frac{e^{-U} \int_{|a| \le \delta} e^{-V_b(a)} da}
-                 {\int g(a)^{-d/(1+\mu)}\, e^{-g(a) U - V_b(a)} da},
+                 {\int g(a)^{-d/2}\, e^{-g(a) U - V_b(a)} da},
         \qquad U = \text{value} / T.
 
-    It replaces the mask by its expectation (Rao-Blackwell), with the momenta integrated out. The exponent d/(1+mu) is that
-    of their partition function, d/2, but for the heat of the discretisation, 2/(1+mu). The paper's own weight,
+    It replaces the mask by its expectation (Rao-Blackwell), with the momenta integrated out: their partition function is
+    :math:`g^{-d/2}`. (Euler's order, whose momenta are hotter by 2/(1+mu), has d/(1+mu) for d/2.) The paper's own weight,
     exp((g - 1) H + V_b), is right as well, and noisier: :func:`log_weights_of_step`.
 
     Effective sample size of the mean of the skewed double well, T = 0.37, 60,000 steps x 64 chains: 14,000 from the
@@ -71,7 +71,8 @@ def log_weights(
       value: the loss, any shape.
       temperature: T > 0, as given to `ctld`.
       num_params: d, how many parameters there are (not arrays).
-      momentum: mu, as given to `ctld`.
+      momentum: mu, as given to `ctld`; it matters in Euler's order only.
+      integrator: as given to `ctld`.
       bias: as given to `ctld`.
       bias_state: the final state's `bias`, of one chain; needed with a bias.
       tempering: as given to `ctld`.
@@ -87,7 +88,9 @@ def log_weights(
     limit = tempering.delta_prime
     nodes = jnp.linspace(-limit, limit, 601, dtype=energy.dtype)
     beta = tempering.beta(nodes)
-    exponent = -num_params / (1.0 + momentum) * jnp.log(beta) - _potential(bias, bias_state, nodes, limit)
+    exponent = -num_params * INTEGRATORS[integrator].momenta_exponent(momentum) * jnp.log(beta) - _potential(
+        bias, bias_state, nodes, limit
+    )
     # Relative to exp(-U), so that an offset of the loss costs no digits in the window.
     everywhere = jax.nn.logsumexp(exponent + (1.0 - beta) * energy[..., None], axis=-1)
     window = jax.nn.logsumexp(jnp.where(beta >= 1.0, exponent, -jnp.inf))
@@ -100,7 +103,7 @@ def log_weights_of_step(
     alpha: Any,
     temperature: Any,
     *,
-    bias: Metadynamics | AdaptiveBiasingForce | None = None,
+    bias: Bias | None = None,
     bias_state: jax.Array | None = None,
     tempering: PolynomialTempering = PolynomialTempering(),
 ) -> jax.Array:
@@ -130,9 +133,7 @@ def log_weights_of_step(
     return (tempering.beta(alpha) - 1.0) * energy + potential
 
 
-def _potential(
-    bias: Metadynamics | AdaptiveBiasingForce | None, bias_state: jax.Array | None, alpha: jax.Array, limit: float
-) -> jax.Array:
+def _potential(bias: Bias | None, bias_state: jax.Array | None, alpha: jax.Array, limit: float) -> jax.Array:
     if bias is None:
         return jnp.zeros_like(alpha)
     if bias_state is None:
@@ -142,12 +143,19 @@ def _potential(
 
 
 class ReservoirState(NamedTuple):
-    """State of a :class:`Reservoir`. Same structure, shapes and dtypes from `init` to every `update`."""
+    """State of a :class:`Reservoir`. Same structure, shapes and dtypes from `init` to every `update`.
 
-    samples: Any  # like params, with a leading axis of length capacity
-    num_open: jax.Array  # shape (), int32: steps so far at which the window was open
-    num_offered: jax.Array  # shape (), int32: thinned steps so far
-    key: jax.Array  # shape (), typed PRNG key
+    Attributes:
+      samples: like params, with a leading axis of length capacity.
+      num_open: shape (), int32: steps so far at which the window was open.
+      num_offered: shape (), int32: thinned steps so far.
+      key: shape (), typed PRNG key.
+    """
+
+    samples: Any
+    num_open: jax.Array
+    num_offered: jax.Array
+    key: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)

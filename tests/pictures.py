@@ -15,6 +15,8 @@ from matplotlib.text import Text
 
 import ctld_optax
 from ctld_optax import diagnostics, plotting
+from ctld_optax._dynamics.grid import Visit
+from ctld_optax._dynamics.walls import ReflectingWall
 
 BASELINE = pathlib.Path(__file__).parent / "baseline"
 NUM_PARAMS, TEMPERATURE = 50, 0.01
@@ -35,8 +37,8 @@ def filled(bias):
     """A sampler's state with hills (or forces) at some places."""
     state = ctld_optax.ctld(0.01, 1e-3, key=0, bias=bias).init(jnp.zeros(2))
     for alpha in np.linspace(-1.2, 0.9, 25, dtype=np.float32):
-        force = jnp.float32(1.0 + alpha)
-        state = state._replace(bias=bias.deposit(state.bias, jnp.asarray(alpha), 1.5, force=force, mirrored=True))
+        visit = Visit(jnp.asarray(alpha), jnp.float32(1.0 + alpha))
+        state = state._replace(bias=bias.deposit(state.bias, visit, ReflectingWall(1.5)))
     return state
 
 

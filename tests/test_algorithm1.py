@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import ctld_optax
-from ctld_optax import _noise
-from ctld_optax._phase_switch import hand_over_momentum
+from ctld_optax._arrays import noise as sources
+from ctld_optax._handover import hand_over_momentum
 from tests.paper_algorithm1 import Algorithm1
 
 LEARNING_RATE, TEMPERATURE, MOMENTUM = 0.02, 0.4, 0.9
@@ -74,7 +74,7 @@ class Pair:
         def noise(key):
             """What the library draws from the key of its state."""
             _, theta_key, alpha_key = jax.random.split(key, 3)
-            return _noise.draw(theta_key, self.params, _noise.gaussian), _noise.standard_normal(alpha_key, dtype)
+            return sources.draw(theta_key, self.params, sources.gaussian), sources.standard_normal(alpha_key, dtype)
 
         self.step, self.noise = jax.jit(step), jax.jit(noise)
 

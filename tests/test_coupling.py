@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctld_optax._coupling import COUPLINGS, EnergyStatistics, Hamiltonian, Standardized, update_statistics
+from ctld_optax._dynamics.coupling import COUPLINGS, EnergyStatistics, Hamiltonian, Standardized, update_statistics
 
 
 def start(dtype=jnp.float32):

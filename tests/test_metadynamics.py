@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from ctld_optax import Metadynamics
+from ctld_optax._dynamics.grid import Visit
+from ctld_optax._dynamics.walls import ForceWall, ReflectingWall
 
 LIMIT = 1.5
+WALLS = {True: ReflectingWall(LIMIT), False: ForceWall(LIMIT, 1.0)}  # with mirrored hills and without
 
 
 def reference(metadynamics, alphas, *, mirrored):
@@ -25,7 +28,7 @@ def reference(metadynamics, alphas, *, mirrored):
 
 def fill(metadynamics, alphas, *, mirrored, dtype):
     def deposit(bias, alpha):
-        return metadynamics.deposit(bias, alpha, LIMIT, mirrored=mirrored), None
+        return metadynamics.deposit(bias, Visit(alpha), WALLS[mirrored]), None
 
     return jax.jit(lambda a: jax.lax.scan(deposit, metadynamics.init(dtype), a)[0])(jnp.asarray(alphas, dtype))
 
@@ -71,7 +74,7 @@ def test_gradient_is_the_derivative_of_the_potential():
 
 def test_force_drives_away_from_a_hill():
     metadynamics = Metadynamics(height=1.0)
-    bias = metadynamics.deposit(metadynamics.init(), jnp.float32(0.5), LIMIT, mirrored=True)
+    bias = metadynamics.deposit(metadynamics.init(), Visit(jnp.float32(0.5)), WALLS[True])
     assert metadynamics.gradient(bias, jnp.float32(0.54), LIMIT) < -1.0  # the force is minus the gradient: outwards
     assert metadynamics.gradient(bias, jnp.float32(0.46), LIMIT) > 1.0
     np.testing.assert_allclose(metadynamics.potential(bias, jnp.float32(0.5), LIMIT), 1.0, atol=0.01)
@@ -92,11 +95,11 @@ def test_mirrored_hills_are_flat_at_the_walls(mirrored, flat):
 @pytest.mark.parametrize("side", [-1.0, 1.0])
 def test_one_mirrored_hill_has_no_slope_across_the_wall(side):
     metadynamics = Metadynamics(height=1.0, width=0.2, num_bins=3000, bias_factor=None)
-    bias = metadynamics.deposit(metadynamics.init(jnp.float64), jnp.asarray(1.4 * side), LIMIT, mirrored=True).sum(axis=0)
+    bias = metadynamics.deposit(metadynamics.init(jnp.float64), Visit(jnp.asarray(1.4 * side)), WALLS[True]).sum(axis=0)
     edge = bias if side < 0 else bias[::-1]
     # A function even about the wall leaves it like x^2: the first difference is O(spacing), where a cut hill's is O(1).
     assert abs(edge[1] - edge[0]) * 1000 < 0.02
-    cut = metadynamics.deposit(metadynamics.init(jnp.float64), jnp.asarray(1.4 * side), LIMIT, mirrored=False).sum(axis=0)
+    cut = metadynamics.deposit(metadynamics.init(jnp.float64), Visit(jnp.asarray(1.4 * side)), WALLS[False]).sum(axis=0)
     cut = cut if side < 0 else cut[::-1]
     assert abs(cut[1] - cut[0]) * 1000 > 1.0
 
@@ -114,9 +117,9 @@ def test_well_tempered_hills_shrink_as_they_should():
 def test_height_is_set_by_the_bias_where_the_hill_falls_and_before_it():
     metadynamics = Metadynamics(height=2.0, width=0.04, num_bins=375, bias_factor=3.0)
     here, there = jnp.float32(0.0), jnp.float32(1.0)
-    once = metadynamics.deposit(metadynamics.init(), here, LIMIT, mirrored=True)
-    twice = metadynamics.deposit(once, here, LIMIT, mirrored=True)
-    elsewhere = metadynamics.deposit(once, there, LIMIT, mirrored=True)
+    once = metadynamics.deposit(metadynamics.init(), Visit(here), WALLS[True])
+    twice = metadynamics.deposit(once, Visit(here), WALLS[True])
+    elsewhere = metadynamics.deposit(once, Visit(there), WALLS[True])
     first = float(metadynamics.potential(once, here, LIMIT))
     assert first == pytest.approx(2.0, rel=0.01)
     assert float(metadynamics.potential(twice, here, LIMIT)) - first == pytest.approx(first * np.exp(-first / 2.0), rel=1e-3)
@@ -136,8 +139,8 @@ def test_millions_of_small_hills_are_not_lost_in_float32(background):
     def rain(bias):
         def deposit(_, carry):
             bias, plain = carry
-            bias = metadynamics.deposit(bias, jnp.float32(0.3), LIMIT, mirrored=False)
-            return bias, plain + metadynamics.deposit(metadynamics.init(), jnp.float32(0.3), LIMIT, mirrored=False)[0]
+            bias = metadynamics.deposit(bias, Visit(jnp.float32(0.3)), WALLS[False])
+            return bias, plain + metadynamics.deposit(metadynamics.init(), Visit(jnp.float32(0.3)), WALLS[False])[0]
 
         return jax.lax.fori_loop(0, num_hills, deposit, (bias, bias[0]))
 
@@ -173,7 +176,7 @@ def test_shapes_and_dtypes(dtype, x64):
     metadynamics = Metadynamics(num_bins=10)
     bias = metadynamics.init(dtype)
     assert bias.shape == (2, 11)
-    bias = metadynamics.deposit(bias, jnp.asarray(0.1, dtype), LIMIT, mirrored=True)
+    bias = metadynamics.deposit(bias, Visit(jnp.asarray(0.1, dtype)), WALLS[True])
     potential = metadynamics.potential(bias, jnp.asarray(0.1, dtype), LIMIT)
     gradient = metadynamics.gradient(bias, jnp.asarray(0.1, dtype), LIMIT)
     assert bias.dtype == potential.dtype == gradient.dtype == dtype

@@ -1,5 +1,7 @@
 """Two phases, one transformation: the switch, the hand-over, and the shared momentum."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 import ctld_optax
-from ctld_optax._phase_switch import _heavy_ball_decay, hand_over_momentum
+from ctld_optax._handover import hand_over_momentum, heavy_ball_decay
 from tests.helpers import assert_finite, assert_identical, plain, run, signature, stepper
 
 STEPS = 6
@@ -56,7 +58,23 @@ OPTIMIZERS = {
 }
 
 
-def optimize_by_hand(optimizer, loss, sampled, num_steps, handover=hand_over_momentum):
+def kept(optimizer_rate):
+    """What is taken over of a momentum that is thermal at the sampler's learning rate, 0.01."""
+    return min(1.0, np.sqrt(0.01 / optimizer_rate))
+
+
+def thermal(optimizer_state, sampler_state, rate=0.02):
+    """The hand-over by hand: every trace from the momentum, which is scaled where the learning rate rises."""
+    sampler_state = ctld_optax.diagnostics.ctld_state(sampler_state)
+    momentum = jax.tree.map(lambda m: kept(rate) * m, sampler_state.momentum)
+    return hand_over_momentum(optimizer_state, sampler_state._replace(momentum=momentum))
+
+
+# Else 0.02. Nesterov's moves the parameters by decay times the trace.
+RATES = {"sgd, same figures": 0.01, "sgd, schedule": 0.05, "nesterov": 0.8 * 0.02}
+
+
+def optimize_by_hand(optimizer, loss, sampled, num_steps, handover=thermal):
     """The second phase from the end of the first, without `phase_switch`: (parameters, state) after each step."""
     params, sampler_state = sampled
     state = handover(optimizer.init(params), sampler_state)
@@ -80,7 +98,8 @@ def test_equals_the_two_phases_by_hand(name, path, loss, params, sampled):
     build, shares = OPTIMIZERS[name]
     if path == "two states" and not shares:
         pytest.skip("the default is that path")
-    handover = None if path == "default" else hand_over_momentum
+    by_hand = functools.partial(thermal, rate=RATES.get(name, 0.02))
+    handover = None if path == "default" else by_hand
     switched = ctld_optax.phase_switch(build_sampler(), build(), STEPS, handover=handover)
     state = switched.init(params)
     assert is_shared(state) == (shares and path == "default")
@@ -102,7 +121,7 @@ def test_equals_the_two_phases_by_hand(name, path, loss, params, sampled):
     assert_close(state.optimizer[0].trace if is_shared(state) else state.sampler.momentum, sampled[1].momentum)
     at_the_switch = state.sampler
 
-    for number, (expected, optimizer_state) in enumerate(optimize_by_hand(build(), loss, sampled, 8), STEPS + 1):
+    for number, (expected, optimizer_state) in enumerate(optimize_by_hand(build(), loss, sampled, 8, by_hand), STEPS + 1):
         params, state = step(params, state)
         assert_close(params, expected)
         assert_close(state.optimizer, optimizer_state)
@@ -137,9 +156,12 @@ def test_switch_is_at_that_step_exactly(sampling_steps, handover, params):
 
 
 def test_first_update_after_the_switch_by_formula(loss, params, sampled):
-    """The else-branch of the paper: m = 0.8 m + grad, update = -0.02 m, from the momentum that the sampler left."""
-    momentum = jax.tree.map(lambda m, g: 0.8 * m + g, sampled[1].momentum, jax.grad(loss)(sampled[0]))
-    for handover in (None, hand_over_momentum):
+    """The else-branch of the paper: m = 0.8 m + grad, update = -0.02 m, from the momentum that the sampler left.
+
+    That was thermal at the learning rate 0.01.
+    """
+    momentum = jax.tree.map(lambda m, g: 0.8 * kept(0.02) * m + g, sampled[1].momentum, jax.grad(loss)(sampled[0]))
+    for handover in (None, thermal):
         switched = ctld_optax.phase_switch(build_sampler(), optax.sgd(0.02, momentum=0.8), STEPS, handover=handover)
         after, _ = run(switched, loss, params, STEPS + 1)
         assert_close(after, jax.tree.map(lambda p, m: p - 0.02 * m, sampled[0], momentum))
@@ -162,6 +184,37 @@ def test_schedule_of_the_sampler_is_read_at_its_own_step(loss, params):
     ours, _ = run(ctld_optax.phase_switch(sampler, optax.sgd(0.02, momentum=0.8), STEPS), loss, params, STEPS)
     expected, _ = run(sampler, loss, params, STEPS)
     assert_close(ours, expected)
+
+
+@pytest.mark.parametrize(("nesterov", "rate"), [(False, 0.05), (True, 0.9 * 0.05)], ids=["shared momentum", "two states"])
+@pytest.mark.parametrize("temperature", [0.01, 0.0])
+def test_a_hand_over_to_a_larger_learning_rate_hands_over_no_heat(temperature, nesterov, rate):
+    """<r^2> = lr <m^2> / T is no larger behind the switch; at T = 0 the momentum stays as it is."""
+    zeros = jnp.zeros(20_000)
+    sampler = ctld_optax.ctld(0.001, temperature, 0.9, key=0, tempering=None, initial_momentum="stationary")
+    switched = ctld_optax.phase_switch(sampler, optax.sgd(0.05, momentum=0.9, nesterov=nesterov), 40)
+    state, update = switched.init(zeros), jax.jit(switched.update)
+    for _ in range(40):
+        _, state = update(zeros + 1e-3, state, zeros)
+    before = state.optimizer[0].trace if is_shared(state) else state.sampler.momentum
+    _, state = update(zeros, state, zeros)
+    share = np.sqrt(0.001 / rate) if temperature > 0.0 else 1.0
+    np.testing.assert_allclose(state.optimizer[0].trace, 0.9 * share * before, rtol=1e-5)
+
+
+def test_a_run_resumed_with_fewer_sampling_steps_hands_over_at_its_next_step(loss, params):
+    """And one resumed with more does not sample again."""
+    for build in (lambda: optax.sgd(0.01, momentum=0.9), lambda: optax.sgd(0.01, momentum=0.9, nesterov=True)):
+        long, short = (ctld_optax.phase_switch(build_sampler(), build(), steps) for steps in (20, 4))
+        parameters, state = run(long, loss, params, 10)
+        momentum = state.optimizer[0].trace if is_shared(state) else state.sampler.momentum
+        grads = jax.grad(loss)(parameters)
+        _, after = short.update(grads, state, parameters, value=loss(parameters))
+        assert_close(after.optimizer[0].trace, jax.tree.map(lambda m, g: 0.9 * m + g, momentum, grads))
+        assert after.switched
+        assert after.sampler.count == 10
+        _, later = long.update(grads, after, parameters, value=loss(parameters))
+        assert later.sampler.count == 10
 
 
 def test_adam_starts_fresh(loss, params):
@@ -199,7 +252,7 @@ def test_wrong_handover_is_heard_of_at_init(params):
 def test_both_paths_agree(loss, params):
     optimizer = optax.sgd(optax.cosine_decay_schedule(0.02, 20), momentum=0.8)
     shared, shared_state = run(ctld_optax.phase_switch(build_sampler(), optimizer, 20), loss, params, 45)
-    two, two_state = run(ctld_optax.phase_switch(build_sampler(), optimizer, 20, handover=hand_over_momentum), loss, params, 45)
+    two, two_state = run(ctld_optax.phase_switch(build_sampler(), optimizer, 20, handover=thermal), loss, params, 45)
     assert is_shared(shared_state)
     assert not is_shared(two_state)
     assert_close(shared, two)
@@ -294,18 +347,18 @@ OTHERS = {
 @pytest.mark.parametrize("name", HEAVY_BALLS)
 def test_heavy_ball_is_recognised(name):
     build, decay = HEAVY_BALLS[name]
-    assert _heavy_ball_decay(optax.with_extra_args_support(build())) == decay
+    assert heavy_ball_decay(optax.with_extra_args_support(build())) == decay
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_optimizers_are_not_taken_for_heavy_ball(name):
     optimizer = OTHERS[name]()
     optimizer = optimizer.gradient_transformation() if isinstance(optimizer, optax.MultiSteps) else optimizer
-    assert _heavy_ball_decay(optax.with_extra_args_support(optimizer)) is None
+    assert heavy_ball_decay(optax.with_extra_args_support(optimizer)) is None
 
 
 def test_recognition_is_silent_and_leaves_x64_alone():
-    _heavy_ball_decay(optax.sgd(0.1, momentum=0.9))
+    heavy_ball_decay(optax.sgd(0.1, momentum=0.9))
     assert jnp.ones(()).dtype == jnp.float32
 
 

@@ -13,6 +13,8 @@ from matplotlib.testing.compare import compare_images
 
 import ctld_optax
 from ctld_optax import plotting
+from ctld_optax._dynamics.grid import Visit
+from ctld_optax._dynamics.walls import ReflectingWall
 from tests import pictures
 
 
@@ -76,7 +78,7 @@ def test_occupation_integrates_to_one_and_shows_uniform(ax):
 def test_free_energy_is_the_scaled_mirror_image_of_the_bias(ax):
     bias = ctld_optax.Metadynamics(num_bins=50, bias_factor=4.0)
     state = ctld_optax.ctld(0.01, 1e-3, key=0, bias=bias).init(jnp.zeros(2))
-    state = state._replace(bias=bias.deposit(state.bias, jnp.float32(0.0), 1.5, mirrored=True))
+    state = state._replace(bias=bias.deposit(state.bias, Visit(jnp.float32(0.0)), ReflectingWall(1.5)))
     assert plotting.bias_potential(state, bias, ax=ax) is ax
     potential, free_energy = (line.get_ydata() for line in ax.lines)
     np.testing.assert_allclose(free_energy + 4.0 / 3.0 * potential, np.full(51, free_energy.max()), atol=1e-9)
@@ -86,7 +88,7 @@ def test_adaptive_force_implies_the_free_energy_itself(ax):
     bias = ctld_optax.AdaptiveBiasingForce(num_bins=50)
     state = ctld_optax.ctld(0.01, 1e-3, key=0, bias=bias).init(jnp.zeros(2))
     for _ in range(30):
-        state = state._replace(bias=bias.deposit(state.bias, jnp.float32(0.5), 1.5, force=jnp.float32(2.0), mirrored=True))
+        state = state._replace(bias=bias.deposit(state.bias, Visit(jnp.float32(0.5), jnp.float32(2.0)), ReflectingWall(1.5)))
     plotting.bias_potential(state, bias, ax=ax)
     potential, free_energy = (line.get_ydata() for line in ax.lines)
     assert potential.max() > 0.01
@@ -107,10 +109,10 @@ def test_current_axes_are_the_default():
 
 def test_kinetic_temperature_stands_beside_its_discrete_target(ax):
     trajectory = pictures.walk()
-    assert plotting.kinetic_temperature(trajectory, 50, 0.01, 0.5, step=np.arange(400) * 7, ax=ax) is ax
+    assert plotting.kinetic_temperature(trajectory, 50, 0.01, step=np.arange(400) * 7, ax=ax) is ax
     measured, target = (line.get_ydata() for line in ax.lines)
     np.testing.assert_allclose(measured, trajectory.kinetic_energy / 25.0)
-    np.testing.assert_allclose(target, 0.02 / (1.5 * trajectory.beta), rtol=1e-6)
+    np.testing.assert_allclose(target, 0.01 / trajectory.beta, rtol=1e-6)
     assert ax.lines[0].get_xdata()[-1] == 399 * 7
     assert {"measured", "target", "two standard deviations"} == set(ax.get_legend_handles_labels()[1])
 

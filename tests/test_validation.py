@@ -98,7 +98,7 @@ def test_edges_of_the_ranges_are_allowed():
 
 
 @pytest.mark.parametrize(
-    ("name", "known"), [("coupling", "'hamiltonian', 'standardized'"), ("confinement", "'reflect', 'force'"),
+    ("name", "known"), [("coupling", "'standardized', 'hamiltonian'"), ("confinement", "'reflect', 'force'"),
                         ("initial_momentum", "'zeros', 'stationary'"), ("noise", "'gaussian'")]
 )  # fmt: skip
 def test_unknown_options_list_the_known_ones(name, known):

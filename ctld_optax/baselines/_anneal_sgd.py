@@ -1,24 +1,29 @@
 """SGD with annealed gradient noise."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike, DTypeLike
 
-from ctld_optax._ctld import LangevinTransformation
-from ctld_optax._validate import ScalarOrSchedule, as_schedule, check_range
+from ctld_optax._arrays import noise as sources
+from ctld_optax._dynamics.integrators import IntegratorName
+from ctld_optax._dynamics.langevin import LangevinTransformation
+from ctld_optax._validate import as_schedule, check_range
 from ctld_optax.baselines._sghmc import sghmc
 
 
 def anneal_sgd(
-    learning_rate: ScalarOrSchedule,
-    variance: Any,
-    momentum: Any = 0.0,
+    learning_rate: optax.ScalarOrSchedule,
+    variance: ArrayLike,
+    momentum: ArrayLike = 0.0,
     *,
     key: int | jax.Array,
-    decay: Any = 0.55,
-    noise: str = "irwin_hall",
-    momentum_dtype: Any = None,
+    decay: ArrayLike = 0.55,
+    noise: sources.SourceName = "irwin_hall",
+    integrator: IntegratorName = "euler",
+    momentum_dtype: DTypeLike | None = None,
     param_specs: Any = None,
 ) -> LangevinTransformation:
     r"""SGD whose gradient gets Gaussian noise of a variance that falls as a power of the step count.
@@ -32,7 +37,8 @@ def anneal_sgd(
     picks :math:`\eta` from 0.01, 0.3 and 1.
 
     It is :func:`sghmc` whose temperature is the schedule :math:`T_t = \ell_t \sigma_t^2 / (2 (1 - \mu))`, and shares its state.
-    It has no stationary density, since it cools.
+    It has no stationary density, since it cools. Where a schedule changes :math:`\ell`, the trace is scaled as in
+    :func:`ctld_optax.ctld`.
 
     Args:
       learning_rate: > 0, or a schedule of the step count.
@@ -41,6 +47,7 @@ def anneal_sgd(
       key: an int or one key, as in :func:`ctld_optax.ctld`.
       decay: gamma >= 0.
       noise: as in :func:`ctld_optax.ctld`.
+      integrator: as in :func:`ctld_optax.ctld`. "euler" is the source's white noise; there is no density to be exact in.
       momentum_dtype: as in :func:`ctld_optax.ctld`.
       param_specs: as in :func:`ctld_optax.ctld`, for `jax.shard_map`.
 
@@ -62,7 +69,7 @@ def anneal_sgd(
     def temperature(count: Any) -> Any:
         # In float64 where there is one; `sghmc` casts.
         step = 1.0 + jnp.asarray(count, jnp.result_type(float))
-        return rate(count) * variance * step**-decay / (2.0 * (1.0 - momentum))
+        return rate(count) * variance * step**-decay / (2.0 * (1.0 - cast("Any", momentum)))
 
     return sghmc(
         rate,
@@ -70,6 +77,7 @@ def anneal_sgd(
         momentum,
         key=key,
         noise=noise,
+        integrator=integrator,
         momentum_dtype=momentum_dtype,
         param_specs=param_specs,
     )

@@ -5,13 +5,15 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike, DTypeLike
 
-from ctld_optax import _noise, _rounding, _shards
-from ctld_optax._ctld import momentum_dtype_of, scalar_dtype_of
+from ctld_optax._arrays import noise as sources
+from ctld_optax._arrays import rounding, shards
+from ctld_optax._arrays.dtypes import momentum_dtype_of, scalar_dtype_of
 from ctld_optax._validate import (
-    ScalarOrSchedule,
     as_key,
     as_schedule,
+    check_choice,
     check_count,
     check_dtype,
     check_params,
@@ -30,17 +32,17 @@ class SantaState(NamedTuple):
 
 
 def santa(
-    learning_rate: ScalarOrSchedule,
-    temperature: ScalarOrSchedule,
-    momentum: Any = 0.9,
+    learning_rate: optax.ScalarOrSchedule,
+    temperature: optax.ScalarOrSchedule,
+    momentum: ArrayLike = 0.9,
     *,
     key: int | jax.Array,
     exploration_steps: int,
-    annealing: Any = 0.5,
-    decay: Any = 0.999,
-    eps: Any = 1e-8,
-    noise: str = "irwin_hall",
-    momentum_dtype: Any = None,
+    annealing: ArrayLike = 0.5,
+    decay: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    noise: sources.SourceName = "irwin_hall",
+    momentum_dtype: DTypeLike | None = None,
     param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Santa, stochastic annealing thermostats with adaptive momentum: Algorithm 2 of the source (symmetric splitting).
@@ -120,7 +122,8 @@ def santa(
     check_range("decay", decay, minimum=0.0, maximum=1.0)
     check_range("eps", eps, minimum=0.0, minimum_open=True)
     check_dtype("momentum_dtype", momentum_dtype)
-    source = _noise.check_source(noise)
+    check_choice("noise", noise, sources.SOURCES)
+    source = sources.SOURCES[noise]
     rate_at, temperature_at = as_schedule(learning_rate), as_schedule(temperature)
     initial_key = as_key(key)
 
@@ -135,7 +138,7 @@ def santa(
         state_key, velocity_key = jax.random.split(jax.random.clone(initial_key))
         zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=momentum_dtype_of(p, momentum_dtype)), params)
         _, eta = hyperparameters(jnp.zeros((), jnp.int32), scalar_dtype_of(params))
-        velocity = _noise.draw(velocity_key, zeros, _noise.gaussian, _shards.specs_in_scope(param_specs))
+        velocity = sources.draw(velocity_key, zeros, sources.gaussian, shards.specs_in_scope(param_specs))
         friction = -jnp.log(jnp.asarray(momentum, scalar_dtype_of(params)))
         return SantaState(
             count=jnp.zeros((), jnp.int32),
@@ -175,7 +178,7 @@ def santa(
             return move_by, jnp.where(good, new_u, zero), jnp.where(good, new_v, v), jnp.where(good, new_a, a)
 
         def explore(u: Any, v: Any, a: Any) -> Any:
-            zeta = _noise.draw(noise_key, u, source, param_specs)
+            zeta = sources.draw(noise_key, u, source, param_specs)
             return jax.tree.map(move, updates, u, v, a, zeta)
 
         def refine(u: Any, v: Any, a: Any) -> Any:
@@ -189,6 +192,6 @@ def santa(
             jax.tree.structure(updates), jax.tree.structure((0, 0, 0, 0)), moved
         )
         new_state = SantaState(optax.safe_increment(state.count), velocity, second_moment, friction, new_key)
-        return _rounding.cast_updates(displacement, updates, params, state.key, param_specs), new_state
+        return rounding.cast_updates(displacement, updates, params, state.key, param_specs), new_state
 
     return optax.GradientTransformationExtraArgs(init, cast("Any", update))

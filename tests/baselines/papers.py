@@ -31,6 +31,24 @@ class SGHMC:
         self.theta = self.theta + self.v
 
 
+class BAOAB:
+    """Leimkuhler and Matthews 2013, unit mass, k_B T = 1: half kick, half drift, friction and noise, half drift, half kick.
+
+    `step` begins behind the first half kick's force: the second half kick of one step and the first of the next have the same
+    force and are made together.
+    """
+
+    def __init__(self, theta, p, dt, gamma):
+        self.theta, self.p, self.dt, self.gamma = np.array(theta, np.float64), np.array(p, np.float64), dt, gamma
+
+    def step(self, gradient, epsilon):
+        self.p = self.p - self.dt / 2 * gradient - self.dt / 2 * gradient
+        self.theta = self.theta + self.dt / 2 * self.p
+        c = np.exp(-self.gamma * self.dt)
+        self.p = c * self.p + np.sqrt(1 - c * c) * epsilon
+        self.theta = self.theta + self.dt / 2 * self.p
+
+
 class AnnealSGD:
     """Neelakantan et al. 2015, Eq. 1: g + N(0, sigma_t^2), sigma_t^2 = eta / (1 + t)^gamma, then SGD with or without momentum.
 

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from ctld_optax import _noise, baselines
+from ctld_optax import baselines
+from ctld_optax._arrays import noise as sources
 from tests.baselines import papers
 
 LEARNING_RATE, TEMPERATURE, MOMENTUM, VARIANCE = 0.02, 0.37, 0.83, 0.6
@@ -27,18 +28,39 @@ def gradient(theta):
 # Each gives the transformation, a function that makes the transcription from its first state, the temperature by which the
 # gradient of `value` is divided, how many children the key of the state has, and the sign that the package gives to its noise.
 def sgld():
-    tx = baselines.sgld(LEARNING_RATE, TEMPERATURE, key=3)
+    tx = baselines.sgld(LEARNING_RATE, TEMPERATURE, key=3, integrator="euler")
     return tx, lambda state: papers.SGLD(START, 2 * LEARNING_RATE * TEMPERATURE), TEMPERATURE, 3, 1.0
 
 
 def sghmc():
-    tx = baselines.sghmc(LEARNING_RATE, TEMPERATURE, MOMENTUM, key=3, initial_momentum="stationary")
+    tx = baselines.sghmc(LEARNING_RATE, TEMPERATURE, MOMENTUM, key=3, initial_momentum="stationary", integrator="euler")
 
     def paper(state):
         v = -LEARNING_RATE * np.asarray(state.momentum["w"], np.float64)
         return papers.SGHMC(START, v, LEARNING_RATE * TEMPERATURE, 1 - MOMENTUM)
 
     return tx, paper, TEMPERATURE, 3, 1.0
+
+
+def baoab(rising=False):
+    """The averaged noise of :mod:`integrators` against the splitting itself; where the rate changes, p must stay."""
+
+    def rate(count):
+        return LEARNING_RATE * (1.0 + 0.5 * (count % 5)) if rising else LEARNING_RATE
+
+    tx = baselines.sghmc(rate, TEMPERATURE, MOMENTUM, key=3)
+
+    class Paper(papers.BAOAB):
+        count = 0
+
+        def step(self, gradient, epsilon):
+            self.dt = np.sqrt(2 * rate(self.count) * TEMPERATURE / (1 + MOMENTUM))
+            self.gamma, self.count = self.friction / self.dt, self.count + 1
+            super().step(gradient, epsilon)
+
+        friction = -np.log(MOMENTUM)
+
+    return tx, lambda state: Paper(START, np.zeros(len(START)), None, None), TEMPERATURE, 3, 1.0
 
 
 def anneal_sgd(momentum):
@@ -70,6 +92,8 @@ def santa():
 METHODS = {
     "sgld": sgld,
     "sghmc": sghmc,
+    "baoab": baoab,
+    "baoab at a learning rate that rises and falls": lambda: baoab(rising=True),
     "anneal_sgd": lambda: anneal_sgd(0.0),
     "anneal_sgd with momentum": lambda: anneal_sgd(MOMENTUM),
     "santa": santa,
@@ -88,7 +112,7 @@ def largest_difference(method, change=lambda paper: None):
     @jax.jit
     def step(params, state):
         # What the package draws from the key of its state: the parameters' noise is seeded by the second of its children.
-        noise = _noise.draw(jax.random.split(jax.random.clone(state.key), keys)[1], params, _noise.irwin_hall)
+        noise = sources.draw(jax.random.split(jax.random.clone(state.key), keys)[1], params, sources.irwin_hall)
         value, grads = jax.value_and_grad(lambda p: potential(p["w"]))(params)
         updates, state = tx.update(grads, state, params, value=value)
         return optax.apply_updates(params, updates), state, noise["w"]
@@ -113,6 +137,7 @@ def test_equals_its_paper(method):
 SLIPS = {
     "sgld's step": ("sgld", lambda paper: setattr(paper, "epsilon_t", paper.epsilon_t * 1.0001)),
     "sghmc's friction": ("sghmc", lambda paper: setattr(paper, "alpha", paper.alpha * 1.001)),
+    "baoab's friction": ("baoab", lambda paper: setattr(paper, "friction", paper.friction * 1.001)),
     "anneal_sgd's count": ("anneal_sgd", lambda paper: setattr(paper, "t", 1)),
     "anneal_sgd's power": ("anneal_sgd with momentum", lambda paper: setattr(paper, "gamma", 0.5501)),
     "santa's burn-in": ("santa", lambda paper: setattr(paper, "burnin", paper.burnin - 1)),

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import ctld_optax
-from ctld_optax import _rounding
+from ctld_optax._arrays import rounding
 
 NARROW = (jnp.bfloat16, jnp.float16)
 
@@ -19,7 +19,7 @@ def test_params_plus_update_is_exact_on_average(dtype):
     rng = np.random.default_rng(0)
     size = 10.0 ** rng.uniform(-5, 3, (2, 20_000)) * rng.choice([-1, 1], (2, 20_000))
     param, update = jnp.asarray(size[0]).astype(dtype), jnp.asarray(size[1], jnp.float32)
-    rounded = jax.vmap(_rounding._round, (None, None, 0))(update, param, (jnp.arange(128) + 0.5) / 128)
+    rounded = jax.vmap(rounding._round, (None, None, 0))(update, param, (jnp.arange(128) + 0.5) / 128)
     assert jnp.all(rounded.astype(dtype).astype(jnp.float32) == rounded)  # the cast to the gradients' dtype loses nothing
 
     result = np.asarray(optax.apply_updates(param, rounded.astype(dtype)), np.float64)
@@ -35,7 +35,7 @@ def test_nearest_rounding_would_fail_that_test():
 
 
 def test_not_finite_updates_stay_not_finite():
-    update = _rounding._round(jnp.asarray([jnp.nan, jnp.inf, -jnp.inf]), jnp.ones((3,), jnp.bfloat16), jnp.full((3,), 0.5))
+    update = rounding._round(jnp.asarray([jnp.nan, jnp.inf, -jnp.inf]), jnp.ones((3,), jnp.bfloat16), jnp.full((3,), 0.5))
     assert not jnp.any(jnp.isfinite(update))
 
 

@@ -4,6 +4,7 @@ Arrays of draws have shape (chains, draws, ...), as ArviZ has them.
 """
 
 import dataclasses
+import inspect
 from typing import NamedTuple
 
 import arviz as az
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ctld_optax
+from ctld_optax._dynamics import langevin
 
 
 class Draws(NamedTuple):
@@ -68,20 +70,18 @@ def _seeded(transformation, template, start, key):
     return jax.tree.map(lambda new, _: new, state, template)
 
 
-def broken(transformation, kernel_class=None, **parts):
-    """The same transformation with some parts of its kernel replaced by wrong ones."""
-    kernel = dataclasses.replace(transformation.kernel, **parts)
-    if kernel_class is not None:
-        kernel = kernel_class(**{field.name: getattr(kernel, field.name) for field in dataclasses.fields(kernel)})
+def broken(transformation, kernel_class=None, alpha_class=None, **parts):
+    """The same transformation with some parts of its kernel or of its alpha half replaced by wrong ones."""
+    kernel = transformation.kernel
+    of_alpha = {name: parts.pop(name) for name in list(parts) if name in {"tempering", "bias", "coupling", "walls"}}
+    alpha = _as_class(dataclasses.replace(kernel.alpha, **of_alpha), alpha_class)
+    kernel = _as_class(dataclasses.replace(kernel, alpha=alpha, **parts), kernel_class)
+    return langevin.transformation(kernel)
 
-    def update(grads, state, params=None, *, value=None):
-        accelerated = kernel.accelerate(grads, state.momentum, kernel.momentum)
-        new_state = kernel.thermalize(state._replace(momentum=accelerated), value, grads)
-        return kernel.displacement(state.count, new_state.momentum, grads, params, state.key), new_state
 
-    wrong = type(transformation)(kernel.init, update)
-    wrong.kernel = kernel
-    return wrong
+def _as_class(settings, other):
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return settings if other is None else other(**values)
 
 
 def estimate(samples, weights=None):
@@ -125,15 +125,10 @@ def deviation(samples, truth, *, weights=None, slack=0.0):
 SIGMAS = 4.0
 
 
-def sampler(**changes):
-    """`ctld` with no constant equal to 1, and the settings recommended for posteriors."""
-    settings = {
-        "learning_rate": 0.01,
-        "temperature": 0.37,
-        "momentum": 0.83,
-        "key": 0,
-        "coupling": "hamiltonian",
-        "bias": ctld_optax.AdaptiveBiasingForce(),
-        "alpha_step_size": 0.05,
-    }
-    return ctld_optax.ctld(**(settings | changes))
+def sampler(learning_rate=0.01, temperature=0.37, momentum=0.83, **changes):
+    """The preset for posteriors with no constant equal to 1; `changes` may also be `ctld`'s own."""
+    build = ctld_optax.posterior_sampler
+    if changes.keys() - inspect.signature(build).parameters.keys():
+        build = ctld_optax.ctld
+        changes = {"coupling": "hamiltonian", "bias": ctld_optax.AdaptiveBiasingForce(), "alpha_step_size": 0.05} | changes
+    return build(learning_rate, temperature, momentum, **({"key": 0} | changes))

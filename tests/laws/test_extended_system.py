@@ -1,8 +1,8 @@
 """The extended system, hamiltonian coupling: the law of (theta, r, alpha, r_alpha) against quadrature of exp(-g H - V_b).
 
-Integrated over r, the density of (theta, alpha) is exp(-g U) g^{-1/2} in one dimension. The recursion runs hot in r by
-2/(1 + mu), which makes it g^{-1/(1+mu)}; theta itself is right to second order, lr U''/(2 (1+mu)) <= 1.5 % here, which
-`SLACK` allows.
+Integrated over r, the density of (theta, alpha) is exp(-g U) g^{-1/2} in one dimension. At the learning rate taken, l U'' is
+0.4 in the wells and 0.8 at their outer walls, a tenth and a fifth of the limit of stability; what is left of the step's
+error, `SLACK` allows.
 """
 
 import dataclasses
@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 import ctld_optax
-from ctld_optax import _noise, posterior
-from ctld_optax._coupling import Hamiltonian
-from ctld_optax._ctld import LangevinKernel
+from ctld_optax import posterior
+from ctld_optax._arrays import noise as sources
+from ctld_optax._dynamics.alpha import AlphaHalf
+from ctld_optax._dynamics.coupling import Hamiltonian
+from ctld_optax._dynamics.langevin import Langevin
 from tests.laws.chains import SIGMAS, broken, deviation, effective_size, estimate, sampler, simulate
 
 TEMPERATURE, MOMENTUM, ALPHA_MOMENTUM = 0.37, 0.83, 0.91
@@ -43,7 +45,7 @@ def quadrature(loss, observable=lambda theta: theta):
     beta = np.asarray(TEMPERING.beta(jnp.asarray(alpha)), np.float64)
     boltzmann = np.exp(-beta[:, None] * loss(theta) / TEMPERATURE)
     partition = boltzmann.sum(axis=1)
-    density = partition * beta ** (-1.0 / (1.0 + MOMENTUM))
+    density = partition * beta**-0.5
     place = np.digitize(alpha, EDGES) - 1
     share = np.bincount(place, density)
     mean = np.bincount(place, density * (boltzmann @ observable(theta)) / partition) / share
@@ -64,7 +66,7 @@ def posterior_mean(loss):
 
 
 def extended(**changes):
-    settings = {"learning_rate": 0.005, "temperature": TEMPERATURE, "momentum": MOMENTUM, "alpha_momentum": ALPHA_MOMENTUM}
+    settings = {"learning_rate": 0.04, "temperature": TEMPERATURE, "momentum": MOMENTUM, "alpha_momentum": ALPHA_MOMENTUM}
     return sampler(**(settings | changes))
 
 
@@ -90,8 +92,8 @@ def worst_deviations(transformation, loss, *, steps=16_000, chains=64, seed=21, 
         here = where[..., index]
         found[f"theta at place {index}"] = deviation(draws.theta, mean[index], weights=here, slack=SLACK)
         found[f"theta^2 at place {index}"] = deviation(draws.theta**2, square[index], weights=here, slack=SLACK)
-        found[f"g r^2 at place {index}"] = deviation(kinetic, 2 / (1 + MOMENTUM), weights=here, slack=SLACK)
-    found["r_alpha^2"] = deviation(draws.r_alpha**2, 2 / (1 + ALPHA_MOMENTUM), slack=SLACK)
+        found[f"g r^2 at place {index}"] = deviation(kinetic, 1.0, weights=here, slack=SLACK)
+    found["r_alpha^2"] = deviation(draws.r_alpha**2, 1.0, slack=SLACK)
     return found
 
 
@@ -107,29 +109,44 @@ def test_law_at_each_alpha_with_the_bias_for_posteriors(loss):
     assert max(found.values()) < SIGMAS, found
 
 
-class NoKineticTerm(LangevinKernel):
-    def _move_alpha(self, state, energy, kinetic_energy, temperature, key, **options):
-        return super()._move_alpha(state, energy - kinetic_energy, kinetic_energy, temperature, key, **options)
+class NoKineticTerm(Langevin):
+    def thermalize(self, state, value, grads):
+        kinetic_energy = super().thermalize(state, value, grads).kinetic_energy
+        new = super().thermalize(state, value - kinetic_energy, grads)
+        return new._replace(kinetic_energy=kinetic_energy)
 
 
-class AlphaNoiseWithoutThe2(LangevinKernel):
-    def _move_alpha(self, state, energy, kinetic_energy, temperature, key, **options):
-        moved = super()._move_alpha(state, energy, kinetic_energy, temperature, key, **options)
-        noise = jnp.sqrt(2.0 * (1.0 - self.alpha_momentum)) * jax.random.normal(key, (), moved.alpha.dtype)
-        return moved._replace(r_alpha=moved.r_alpha - (1.0 - 0.5**0.5) * noise)
+class AlphaNoiseWithoutThe2(AlphaHalf):
+    """Both shares of it."""
+
+    def step(self, state, energy, temperature, key, **options):
+        moved = super().step(state, energy, temperature, key, **options)
+        return moved._replace(r_alpha=moved.r_alpha - (1.0 - 0.5**0.5) * moved.rest, rest=0.5**0.5 * moved.rest)
 
 
-class ConstantTemperature(LangevinKernel):
+class AlphaRestForgotten(AlphaHalf):
+    def step(self, state, energy, temperature, key, **options):
+        return super().step(state._replace(rest=jnp.zeros_like(state.rest)), energy, temperature, key, **options)
+
+
+class MeanEnergy(Langevin):
+    """The running mean of the energy in place of the energy."""
+
+    def thermalize(self, state, value, grads):
+        return super().thermalize(state, state.energy_mean - state.kinetic_energy, grads)
+
+
+class ConstantTemperature(Langevin):
     def thermalize(self, state, value, grads):
         return super().thermalize(state._replace(beta=jnp.ones_like(state.beta)), value, grads)
 
 
-class RootOfBeta(LangevinKernel):
+class RootOfBeta(Langevin):
     def thermalize(self, state, value, grads):
         return super().thermalize(state._replace(beta=jnp.sqrt(state.beta)), value, grads)
 
 
-class FrozenPosition(LangevinKernel):
+class FrozenPosition(Langevin):
     def displacement(self, count, momentum, like, *rest):
         return jnp.zeros_like(like)
 
@@ -150,8 +167,10 @@ WRONG = {
     "force on alpha flipped": {"coupling": FlippedCoupling()},
     "energy not divided by the temperature": {"coupling": EnergyInUnitsOfValue()},
     "kinetic term missing": {"kernel_class": NoKineticTerm},
-    "noise of theta without the 2": {"source": lambda word: _noise.gaussian(word) / np.float32(np.sqrt(2.0))},
-    "noise of r_alpha without the 2": {"kernel_class": AlphaNoiseWithoutThe2},
+    "noise of theta without the 2": {"source": lambda word: sources.gaussian(word) / np.float32(np.sqrt(2.0))},
+    "noise of r_alpha without the 2": {"alpha_class": AlphaNoiseWithoutThe2},
+    "the rest of r_alpha's noise forgotten": {"alpha_class": AlphaRestForgotten},
+    "the mean energy for the energy": {"kernel_class": MeanEnergy},
     "temperature for its root": {"temperature": lambda count: TEMPERATURE**2},
     "noise blind to alpha": {"kernel_class": ConstantTemperature},
     "root of g in the noise": {"kernel_class": RootOfBeta},
@@ -225,8 +244,8 @@ def test_the_weight_of_the_paper_with_its_signs_flipped_fails(run):
 
 @pytest.mark.slow
 def test_recommended_settings_on_the_skewed_double_well():
-    """60,000 steps x 64 chains: the window mean, and the mean at five values of alpha, within 4 standard errors + 0.02."""
-    transformation = sampler(learning_rate=0.01, momentum=0.9, temperature=TEMPERATURE)
+    """60,000 steps x 64 chains: the window mean, and the mean at five values of alpha, within 3 standard errors + 0.005."""
+    transformation = sampler(learning_rate=0.04, momentum=0.9, temperature=TEMPERATURE)
     draws, _ = simulate(transformation, skewed, jnp.float32(-1.0), steps=60_000, chains=64, thin=5, seed=23)
     where = places(draws.alpha)
     _, mean = quadrature(skewed)
@@ -234,4 +253,4 @@ def test_recommended_settings_on_the_skewed_double_well():
     for index, truth in enumerate(mean):
         found, error = estimate(draws.theta, where[..., index])
         print(f"|alpha| in {EDGES[index : index + 2]}: {found:.4f} +- {error:.4f}, quadrature {truth:.4f}")
-        assert abs(found - truth) < SIGMAS * error + 0.02
+        assert abs(found - truth) < 3.0 * error + 0.005

@@ -1,11 +1,16 @@
 """Constant temperature on a Gaussian target: the recursion is linear, so its law is known exactly, step size and all.
 
-With y_t = (theta_t, m_{t-1}), A the Hessian of the loss, l the learning rate and s the scale of the noise,
+With y_t = (theta_t, m_{t-1}, xi_{t-1}), A the Hessian of the loss, l the learning rate, sigma the scale of the noise and w the
+share of a variate that enters a step later (0 in Euler's order, 1/2 in BAOAB's),
 
-    y_{t+1} = F y_t + G eps,   F = [[1 - l A, -l mu], [A, mu]],   G = s [[l], [-1]],
+    y_{t+1} = F y_t + G xi_t,   F = [[1 - l A, -l mu, l w sigma], [A, mu, -w sigma], [0, 0, 0]],
+                                G = [[(1 - w) l sigma], [-(1 - w) sigma], [1]],
 
-whose stationary covariance solves C = F C F^T + G G^T, and whose autocovariance at lag k is F^k C.
+whose stationary covariance solves C = F C F^T + G G^T, and whose autocovariance at lag k is F^k C. The stiffest direction has
+l U'' = 1.4; the limit of stability is 3.7.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +19,12 @@ import pytest
 import scipy.linalg
 
 import ctld_optax
-from ctld_optax import _noise
-from ctld_optax._ctld import LangevinKernel
+from ctld_optax._arrays import noise as sources
+from ctld_optax._dynamics.integrators import BAOAB, INTEGRATORS
+from ctld_optax._dynamics.langevin import Langevin
 from tests.laws.chains import SIGMAS, broken, deviation, simulate
 
-LEARNING_RATE, TEMPERATURE, MOMENTUM = 0.06, 0.37, 0.83
+LEARNING_RATE, TEMPERATURE, MOMENTUM = 0.6, 0.37, 0.83
 HESSIAN = np.array([[1.9, 0.8], [0.8, 0.7]])
 LAGS = (1, 5, 20)
 
@@ -32,23 +38,29 @@ def langevin(**changes):
     return ctld_optax.ctld(**(settings | changes))
 
 
-def exact_law(momentum=MOMENTUM):
+def exact_law(momentum=MOMENTUM, integrator="baoab"):
     """<theta theta^T>, <r r^T>, and <theta_{t+k} theta_t^T> at the lags."""
-    eye = np.eye(2)
-    scale = np.sqrt(2 * (1 - momentum) * TEMPERATURE / LEARNING_RATE)
-    forward = np.block([[eye - LEARNING_RATE * HESSIAN, -LEARNING_RATE * momentum * eye], [HESSIAN, momentum * eye]])
-    noise = scale * np.vstack([LEARNING_RATE * eye, -eye])
+    eye, none, later = np.eye(2), np.zeros((2, 2)), INTEGRATORS[integrator].later
+    scale = np.sqrt(2 * (1 - momentum) * TEMPERATURE / LEARNING_RATE) * eye
+    forward = np.block(
+        [
+            [eye - LEARNING_RATE * HESSIAN, -LEARNING_RATE * momentum * eye, LEARNING_RATE * later * scale],
+            [HESSIAN, momentum * eye, -later * scale],
+            [none, none, none],
+        ]
+    )
+    noise = np.vstack([(1 - later) * LEARNING_RATE * scale, -(1 - later) * scale, eye])
     covariance = scipy.linalg.solve_discrete_lyapunov(forward, noise @ noise.T)
     lagged = [(np.linalg.matrix_power(forward, lag) @ covariance)[:2, :2] for lag in LAGS]
-    return covariance[:2, :2], covariance[2:, 2:] * LEARNING_RATE / TEMPERATURE, np.stack(lagged)
+    return covariance[:2, :2], covariance[2:4, 2:4] * LEARNING_RATE / TEMPERATURE, np.stack(lagged)
 
 
-def worst_deviation(transformation, *, momentum=MOMENTUM, steps=8_000, chains=64, start=(0.9, -0.4)):
+def worst_deviation(transformation, *, momentum=MOMENTUM, integrator="baoab", steps=8_000, chains=64, start=(0.9, -0.4)):
     """How far the run is from the exact law, in standard errors: second moments and autocovariances."""
     draws, _ = simulate(transformation, loss, jnp.asarray(start, jnp.float32), steps=steps, chains=chains, seed=11)
     draws = draws.after(0.05)
     r = -draws.momentum * np.sqrt(LEARNING_RATE / TEMPERATURE)
-    positions, momenta, lagged = exact_law(momentum)
+    positions, momenta, lagged = exact_law(momentum, integrator)
     longest = max(LAGS)
     now = draws.theta[:, :-longest]
     later = np.stack([draws.theta[:, lag : lag - longest or None] for lag in LAGS], axis=2)
@@ -56,14 +68,38 @@ def worst_deviation(transformation, *, momentum=MOMENTUM, steps=8_000, chains=64
         "theta theta": deviation(draws.theta[..., :, None] * draws.theta[..., None, :], positions),
         "r r": deviation(r[..., :, None] * r[..., None, :], momenta),
         "autocovariance": deviation(later[..., :, None] * now[:, :, None, None, :], lagged),
+        "kinetic energy": deviation(draws.kinetic_energy, TEMPERATURE * np.trace(momenta) / 2),
     }
 
 
-@pytest.mark.parametrize("noise", _noise.SOURCES)
+def test_the_exact_law_of_baoab_is_that_of_the_differential_equation():
+    """At any stable step; Euler's is not, and the closed forms of `integrators` are right for both."""
+    curvature, directions = np.linalg.eigh(HESSIAN)
+    for momentum in (0.0, 0.5, MOMENTUM):
+        for name, integrator in INTEGRATORS.items():
+            positions, momenta, _ = exact_law(momentum, name)
+            stiffness = LEARNING_RATE * curvature
+            variance = integrator.variance(stiffness, momentum)
+            heat = integrator.kinetic_temperature(momentum, stiffness)
+            np.testing.assert_allclose(
+                directions.T @ positions @ directions, np.diag(variance * TEMPERATURE / curvature), atol=1e-9
+            )
+            np.testing.assert_allclose(directions.T @ momenta @ directions, np.diag(heat), atol=1e-9)
+            exact = np.allclose(variance, 1.0, atol=1e-9) and np.allclose(heat, 1.0, atol=1e-9)
+            assert exact == (name == "baoab")
+
+
+@pytest.mark.parametrize("noise", sources.SOURCES)
 def test_second_moments_and_autocorrelation_are_those_of_the_discrete_recursion(noise):
     """Of every source: they depend on the mean and the variance of the noise alone."""
     found = worst_deviation(langevin(noise=noise))
     assert max(found.values()) < SIGMAS, found
+
+
+def test_euler_has_its_own_discrete_law():
+    found = worst_deviation(langevin(integrator="euler"), integrator="euler")
+    assert max(found.values()) < SIGMAS, found
+    assert max(worst_deviation(langevin(integrator="euler"), steps=2_000).values()) > SIGMAS
 
 
 FOURTH_CUMULANT = {"gaussian": 0.0, "irwin_hall": 0.0, "three_point": 0.0, "rademacher": -2.0}
@@ -72,7 +108,7 @@ FOURTH_CUMULANT = {"gaussian": 0.0, "irwin_hall": 0.0, "three_point": 0.0, "rade
 def excess_kurtosis(noise):
     """Of theta in one dimension, measured over independent coordinates, and by theory from the noise's fourth cumulant.
 
-    theta_t = sum_k c_k eps_{t-k}, and cumulants add up: kappa_4(theta) = kappa_4(eps) sum_k c_k^4. Small momentum and a large
+    theta_t = sum_k c_k xi_{t-k}, and cumulants add up: kappa_4(theta) = kappa_4(xi) sum_k c_k^4. Small momentum and a large
     step, so that a theta is made of few variates.
     """
     learning_rate, momentum, coordinates, steps = 0.5, 0.2, 2**20, 60
@@ -86,14 +122,17 @@ def excess_kurtosis(noise):
     start = jnp.zeros(coordinates)
     (theta, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=steps))((start, transformation.init(start)))
     theta = np.asarray(theta, np.float64)
-    forward = np.array([[1 - learning_rate, -learning_rate * momentum], [1.0, momentum]])
-    kick = np.sqrt(2 * (1 - momentum) * TEMPERATURE / learning_rate) * np.array([learning_rate, -1.0])
+    half = 0.5 * np.sqrt(2 * (1 - momentum) * TEMPERATURE / learning_rate)
+    forward = np.array(
+        [[1 - learning_rate, -learning_rate * momentum, learning_rate * half], [1.0, momentum, -half], [0, 0, 0]]
+    )
+    kick = np.array([half * learning_rate, -half, 1.0])
     weights = np.array([np.linalg.matrix_power(forward, lag) @ kick for lag in range(steps)])[:, 0]
     expected = FOURTH_CUMULANT[noise] * np.sum(weights**4) / np.sum(weights**2) ** 2
     return np.mean(theta**4) / np.mean(theta**2) ** 2 - 3.0, expected
 
 
-@pytest.mark.parametrize("noise", _noise.SOURCES)
+@pytest.mark.parametrize("noise", sources.SOURCES)
 def test_kurtosis_is_what_the_fourth_moment_of_the_source_makes_it(noise):
     measured, expected = excess_kurtosis(noise)
     error = np.sqrt(24.0 / 2**20)  # of the sample kurtosis of independent, nearly Gaussian variates
@@ -102,46 +141,78 @@ def test_kurtosis_is_what_the_fourth_moment_of_the_source_makes_it(noise):
     assert (abs(measured) > 10.0 * error) == (noise == "rademacher")
 
 
-@pytest.mark.slow
-def test_the_check_can_tell_the_discrete_law_from_that_of_the_differential_equation():
-    draws, _ = simulate(langevin(), loss, jnp.zeros(2), steps=12_000, chains=64, seed=11)
-    curvature, directions = np.linalg.eigh(HESSIAN)
-    stiff = draws.after(0.05).theta @ directions[:, 1]
-    heat = 1.0 / (1.0 - LEARNING_RATE * curvature[1] / (2.0 * (1.0 + MOMENTUM)))
-    assert deviation(stiff**2, heat * TEMPERATURE / curvature[1]) < SIGMAS
-    assert deviation(stiff**2, TEMPERATURE / curvature[1]) > SIGMAS
-    r = -draws.after(0.05).momentum * np.sqrt(LEARNING_RATE / TEMPERATURE)
-    assert deviation(r[..., :, None] * r[..., None, :], np.eye(2)) > SIGMAS
-
-
-class Frozen(LangevinKernel):
+class Frozen(Langevin):
     def displacement(self, count, momentum, like, *rest):
         return jax.tree.map(jnp.zeros_like, like)
 
 
-class HalfStep(LangevinKernel):
+class HalfStep(Langevin):
     def displacement(self, count, momentum, like, *rest):
         return jax.tree.map(lambda update: 0.5 * update, super().displacement(count, momentum, like, *rest))
 
 
-class AveragedGradients(LangevinKernel):
-    def accelerate(self, grads, momentum, decay):
-        return super().accelerate(jax.tree.map(lambda g: (1.0 - decay) * g, grads), momentum, decay)
+class AveragedGradients(Langevin):
+    def accelerate(self, grads, momentum, kept):
+        return super().accelerate(jax.tree.map(lambda g: (1.0 - self.decay) * g, grads), momentum, kept)
+
+
+class RestForgotten(Langevin):
+    """The second half drift's noise left out."""
+
+    def thermalize(self, state, value, grads):
+        return super().thermalize(state._replace(noise_variance=jnp.zeros_like(state.noise_variance)), value, grads)
+
+
+class RestOfAnother(Langevin):
+    """The rest of a variate that was never drawn."""
+
+    def thermalize(self, state, value, grads):
+        return super().thermalize(state._replace(noise_words=state.noise_words + 1), value, grads)
+
+
+class KineticEnergyBesideTheParameters(Langevin):
+    """K of the momentum half a kick earlier."""
+
+    def thermalize(self, state, value, grads):
+        new = super().thermalize(state, value, grads)
+        earlier = jax.tree.map(lambda m, g: m - 0.5 * g, new.momentum, grads)
+        squares = sum(jnp.sum(jnp.square(m)) for m in jax.tree.leaves(earlier))
+        return new._replace(kinetic_energy=0.5 * self.learning_rate(state.count) * squares)
+
+
+class KineticEnergyWithoutItsFactor(Langevin):
+    """As if m were the momentum before friction and noise, whose K has 1 + mu in place of 2."""
+
+    def thermalize(self, state, value, grads):
+        new = super().thermalize(state, value, grads)
+        return new._replace(kinetic_energy=new.kinetic_energy * 2.0 / (1.0 + self.decay))
 
 
 WRONG = {
-    "noise without the 2": {"source": lambda word: _noise.gaussian(word) / np.float32(np.sqrt(2.0))},
+    "noise without the 2": {"source": lambda word: sources.gaussian(word) / np.float32(np.sqrt(2.0))},
     "temperature for its root": {"temperature": lambda count: TEMPERATURE**2},
     "root for the temperature": {"temperature": lambda count: TEMPERATURE**0.5},
-    "noise shared by the parameters": {"source": lambda word: jnp.broadcast_to(_noise.gaussian(word.ravel()[:1]), word.shape)},
-    "noise with a 4 for the 2": {"source": lambda word: _noise.gaussian(word) * np.float32(np.sqrt(2.0))},
+    "noise shared by the parameters": {
+        "source": lambda word: jnp.broadcast_to(sources.gaussian(word.ravel()[:1]), word.shape),
+    },
+    "noise with a 4 for the 2": {"source": lambda word: sources.gaussian(word) * np.float32(np.sqrt(2.0))},
     "frozen position": {"kernel_class": Frozen},
     "half a step": {"kernel_class": HalfStep},
     "averaged gradients": {"kernel_class": AveragedGradients},
+    "the rest of the noise forgotten": {"kernel_class": RestForgotten},
+    "the rest of another noise": {"kernel_class": RestOfAnother},
+    "a third of a variate later": {"integrator": dataclasses.replace(BAOAB, later=1 / 3)},
+    "kinetic energy beside the parameters": {"kernel_class": KineticEnergyBesideTheParameters},
+    "kinetic energy without its factor": {"kernel_class": KineticEnergyWithoutItsFactor},
 }
 
 
-FAST = ("noise without the 2", "temperature for its root", "frozen position")
+FAST = (
+    "noise without the 2",
+    "temperature for its root",
+    "the rest of the noise forgotten",
+    "kinetic energy without its factor",
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in WRONG])

@@ -7,7 +7,7 @@ import pytest
 
 import ctld_optax
 from ctld_optax import diagnostics
-from ctld_optax._coupling import EnergyStatistics, Standardized, update_statistics
+from ctld_optax._dynamics.coupling import EnergyStatistics, Standardized, update_statistics
 from tests.laws.chains import estimate, sampler, simulate
 
 TRUTH = -0.5457  # mean of exp(-U/T), by quadrature (test_extended_system)

@@ -1,23 +1,24 @@
-"""What a report asks about alpha and its bias. Thresholds as in `_checks`."""
+"""What a report asks about alpha and its bias."""
 
 import math
 
 import numpy as np
 
-from ctld_optax import diagnostics
-from ctld_optax._adaptive_force import AdaptiveBiasingForce
-from ctld_optax._checks import FEW, SIGMAS, Finding, Run, effective_size
-from ctld_optax._metadynamics import Metadynamics
-from ctld_optax._tempering import PolynomialTempering
+from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
+from ctld_optax._dynamics.metadynamics import Metadynamics
+from ctld_optax._dynamics.tempering import PolynomialTempering
+from ctld_optax.diagnostics import _trajectory as trajectory
+from ctld_optax.diagnostics._run import FEW, SIGMAS, Finding, Run, effective_size
+from ctld_optax.diagnostics._snapshot import ctld_state
 
 BIAS = "a bias: AdaptiveBiasingForce() for a posterior, Metadynamics() otherwise."
 
 
 def confinement(run: Run) -> Finding | str | None:
     """Is alpha between its walls?"""
-    if run.kernel.tempering is None:
+    if run.kernel.alpha.tempering is None:
         return "alpha: there is no tempering."
-    outside = diagnostics.fraction_outside(run.rows.alpha, run.kernel.tempering.delta_prime)
+    outside = trajectory.fraction_outside(run.rows.alpha, run.kernel.alpha.tempering.delta_prime)
     run.figures["share outside the walls"] = outside
     # A force wall is crossed by a step or two at a time, with a sensible alpha_step_size in less than 2 % of the steps.
     if outside < 0.05:
@@ -32,22 +33,22 @@ def confinement(run: Run) -> Finding | str | None:
 
 def drive(run: Run) -> Finding | str | None:
     """Is r_alpha thermal?"""
-    kernel, r_alpha = run.kernel, run.rows.r_alpha[:, run.settled]
-    if kernel.tempering is None:
+    half, r_alpha = run.kernel.alpha, run.rows.r_alpha[:, run.settled]
+    if half.tempering is None:
         return None
-    momentum, step_size = float(kernel.alpha_momentum), float(kernel.alpha_step_size)
-    squares = np.square(r_alpha) * (1.0 + momentum) / 2.0  # of mean 1 in equilibrium, with the heat of the discretisation
+    decay, step_size = float(half.decay), float(half.step_size)
+    squares = np.square(r_alpha) / half.integrator.kinetic_temperature(decay)  # of mean 1 in equilibrium
     heat = float(squares.mean())
     run.figures["r_alpha^2 / its thermal value"] = heat
     # Well-tempered hills push as long as they fill: up to 2.2 in the first 1,000 steps of healthy runs.
     if heat < 3.0 or heat - 1.0 < SIGMAS * math.sqrt(2.0 / effective_size(squares)):
         return None
     advice = _weaker_energy(run) if run.is_exact else "a smaller alpha_step_size."
-    if isinstance(kernel.bias, Metadynamics):
+    if isinstance(half.bias, Metadynamics):
         # What one hill does to r_alpha within the memory of that, whose thermal size is one.
-        push = step_size * kernel.bias.height / (kernel.bias.width * (1.0 - momentum))
+        push = step_size * half.bias.height / (half.bias.width * (1.0 - decay))
         if push > 1.0:
-            advice = f"lower hills: Metadynamics(height={kernel.bias.height / push:.1g}), with its bias_factor of 5, or less."
+            advice = f"lower hills: Metadynamics(height={half.bias.height / push:.1g}), with its bias_factor of 5, or less."
     return Finding(
         "alpha_driven",
         f"r_alpha^2 is {heat:,.1f} times its thermal value: alpha, and with it the temperature, changes faster than the "
@@ -59,10 +60,10 @@ def drive(run: Run) -> Finding | str | None:
 
 def trips(run: Run) -> Finding | str | None:
     """Does alpha come and go between the window and the hot end?"""
-    if run.kernel.tempering is None:
+    if run.kernel.alpha.tempering is None:
         return None
-    free = free_trip(run, run.kernel.tempering)
-    made = diagnostics.round_trips(run.rows.alpha, run.kernel.tempering.delta, run.kernel.tempering.delta_prime)
+    free = free_trip(run, run.kernel.alpha.tempering)
+    made = trajectory.round_trips(run.rows.alpha, run.kernel.alpha.tempering.delta, run.kernel.alpha.tempering.delta_prime)
     expected = run.steps * run.replicas / free
     run.figures |= {"round trips": float(made), "round trips of a free alpha": expected}
     if run.stride > free / 10.0:
@@ -92,19 +93,19 @@ def free_trip(run: Run, tempering: PolynomialTempering) -> float:
     """Steps that a round trip takes without any force: mean first passages of a Brownian |alpha| between reflecting ends."""
     delta, limit = tempering.delta, tempering.delta_prime
     hot = limit - 0.1 * (limit - delta)
-    momentum, step_size = float(run.kernel.alpha_momentum), float(run.kernel.alpha_step_size)
-    variance_per_step = step_size**2 * (1.0 + momentum) / (1.0 - momentum)
+    decay, step_size = float(run.kernel.alpha.decay), float(run.kernel.alpha.step_size)
+    variance_per_step = 2.0 * step_size**2 / (1.0 - decay)  # in either order: that of the noise, 2 (1 - mu), over (1 - mu)^2
     return (hot**2 - delta**2 + (limit - delta) ** 2 - (limit - hot) ** 2) / variance_per_step
 
 
 def occupation(run: Run) -> Finding | str | None:
     """Is the window visited as often as a uniform alpha would?"""
-    tempering, alpha = run.kernel.tempering, run.rows.alpha[:, run.settled]
+    tempering, alpha = run.kernel.alpha.tempering, run.rows.alpha[:, run.settled]
     if tempering is None:
         return None
     if alpha.size < FEW:
         return f"the share in the window: {alpha.size} rows are too few."
-    share, uniform = diagnostics.fraction_in_window(alpha, tempering.delta), tempering.delta / tempering.delta_prime
+    share, uniform = trajectory.fraction_in_window(alpha, tempering.delta), tempering.delta / tempering.delta_prime
     run.figures |= {"share in the window": share, "share of a uniform alpha": uniform}
     error = math.sqrt(uniform * (1.0 - uniform) / effective_size(np.abs(alpha)))
     # Well-tempered hills leave some of the free energy, and young biases more: 0.20 to 0.32 for 0.27 is theirs.
@@ -113,19 +114,19 @@ def occupation(run: Run) -> Finding | str | None:
     return Finding(
         "window_occupation",
         f"{share:.1%} of the steps are at the base temperature, with a uniform alpha {uniform:.1%} would be (+- {error:.1%}).",
-        "more steps for the bias to fill, or a larger bias_factor." if run.kernel.bias is not None else BIAS,
+        "more steps for the bias to fill, or a larger bias_factor." if run.kernel.alpha.bias is not None else BIAS,
         {"share": share, "uniform": uniform, "error": error},
     )
 
 
 def bias(run: Run) -> Finding | str | None:
     """Does the bias stand still? Asked of posterior samplers only: an explorer's may grow as long as it moves alpha."""
-    kind, tempering = run.kernel.bias, run.kernel.tempering
+    kind, tempering = run.kernel.alpha.bias, run.kernel.alpha.tempering
     if not run.is_exact or kind is None or tempering is None:
         return None
     if run.state is None:
         return "the bias: it needs state, the one after the run."
-    grid = np.asarray(diagnostics.ctld_state(run.state).bias, np.float64)
+    grid = np.asarray(ctld_state(run.state).bias, np.float64)
     grid = grid.reshape(-1, *grid.shape[-2:])
     if isinstance(kind, AdaptiveBiasingForce):
         missing = float(np.mean(kind.min_samples / (grid[:, 0] + kind.min_samples)))
@@ -164,7 +165,7 @@ def _weaker_energy(run: Run) -> str:
 
 
 def _freer_walk(run: Run) -> str:
-    if run.kernel.bias is None:
+    if run.kernel.alpha.bias is None:
         return BIAS
     if run.is_exact:
         return 'coupling="standardized" to explore a network; for a posterior more steps or walkers on one bias (axis_name).'

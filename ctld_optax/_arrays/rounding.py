@@ -17,24 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ctld_optax import _noise
+from ctld_optax._arrays import noise as sources
+from ctld_optax._arrays.dtypes import any_narrow, is_narrow
 
 # Folded into the state's key for the rounding. Far from 0, 1, 2: folding in i and splitting off the i-th give the same key.
 _ROUNDING = 0x726F756E
-
-
-def is_narrow(dtype: Any) -> bool:
-    """Whether a dtype is narrower than float32."""
-    return jnp.finfo(dtype).bits < 32
-
-
-def at_least_float32(dtype: Any) -> Any:
-    """As `jnp.promote_types(dtype, float32)`, which strict dtype promotion forbids."""
-    return jnp.dtype(jnp.float32) if is_narrow(dtype) else jnp.dtype(dtype)
-
-
-def any_narrow(params: Any) -> bool:
-    return any(is_narrow(leaf.dtype) for leaf in jax.tree.leaves(params))
 
 
 def uniform(word: jax.Array) -> jax.Array:
@@ -64,7 +51,7 @@ def round_updates(updates: Any, params: Any, key: jax.Array, specs: Any = None) 
     Returns:
       Like `updates`; where a parameter is narrower than 32 bits, numbers of the parameter's dtype.
     """
-    uniforms = _noise.draw(key, updates, uniform, specs)
+    uniforms = sources.draw(key, updates, uniform, specs)
     return jax.tree.map(lambda u, p, uniform: _round(u, p, uniform) if is_narrow(p.dtype) else u, updates, params, uniforms)
 
 

@@ -5,22 +5,27 @@ Optax, of alpha or of the bias.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ctld_optax._validate import check_range
+
 
 class EnergyStatistics(NamedTuple):
-    """Running mean and variance of the energy, in units of `value` and its square."""
+    """Running mean and variance of the energy.
+
+    Attributes:
+      mean: shape (), in units of `value`.
+      var: shape (), in units of its square.
+    """
 
     mean: jax.Array
     var: jax.Array
 
 
-def update_statistics(
-    statistics: EnergyStatistics, energy: jax.Array, num_seen: jax.Array, decay: float = 0.99
-) -> EnergyStatistics:
+def update_statistics(statistics: EnergyStatistics, energy: jax.Array, num_seen: jax.Array, decay: float) -> EnergyStatistics:
     """Exponential moving mean and variance without start-up bias.
 
     The weight of the newest energy is (1 - decay) / (1 - decay^t), which is bias correction written as a recursion on
@@ -30,7 +35,7 @@ def update_statistics(
       statistics: those before this step.
       energy: the energy of this step.
       num_seen: how many energies have gone in, this one excluded.
-      decay: in (0, 1); 0.99 remembers about 100 steps.
+      decay: in (0, 1).
     """
     dtype = statistics.mean.dtype
     rate = jnp.asarray(decay, dtype)
@@ -43,13 +48,28 @@ def update_statistics(
     return EnergyStatistics(mean, var)
 
 
+def _check_decay(decay: float) -> None:
+    check_range("decay", decay, minimum=0.0, maximum=1.0, minimum_open=True, maximum_open=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Hamiltonian:
     r"""The paper's coupling, :math:`H = (\text{value} + K)/T`, with K the kinetic energy in units of `value`.
 
     Exact: once the bias stands still, exp(-g H - phi - V_b - r_alpha^2/2) is stationary. H grows with the number of
     parameters d (mean d/2g, spread sqrt(d/2)), and so does the time alpha needs for a round trip: right for small d.
+
+    Args:
+      decay: in (0, 1), of the running mean and variance of the energy, which only diagnostics read.
+
+    Raises:
+      ValueError: for a number out of range.
     """
+
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        _check_decay(self.decay)
 
     def __call__(self, energy: jax.Array, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
         del statistics
@@ -63,7 +83,7 @@ class Hamiltonian:
 
 @dataclasses.dataclass(frozen=True)
 class Standardized:
-    """(energy - running mean) / running standard deviation, clipped to +-5.
+    """(energy - running mean) / running standard deviation, clipped.
 
     Free of units: alpha moves in the same way whatever the number of parameters, the temperature, or an offset of the
     loss. Not exact: it becomes so as alpha moves slowly (alpha_step_size -> 0), for then the temperature is all but constant
@@ -85,9 +105,21 @@ class Standardized:
 
     (hills: :class:`~ctld_optax.Metadynamics` as it stands; force: :class:`~ctld_optax.AdaptiveBiasingForce`; in brackets how
     many Gaussians the poorest chain found, if not all.) The hamiltonian coupling gives -0.545 +- 0.007 and 0.02 there.
+
+    Args:
+      clip: > 0; a single wild loss pushes alpha no more than one that is so many deviations off.
+      decay: in (0, 1), of the running mean and variance; 0.99 remembers about 100 steps.
+
+    Raises:
+      ValueError: for a number out of range.
     """
 
     clip: float = 5.0
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        check_range("clip", self.clip, minimum=0.0, minimum_open=True)
+        _check_decay(self.decay)
 
     def __call__(self, energy: jax.Array, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
         score = (energy - statistics.mean) * self.sensitivity(temperature, statistics)
@@ -100,4 +132,6 @@ class Standardized:
         return jax.lax.rsqrt(jnp.maximum(statistics.var, tiny))
 
 
-COUPLINGS = {"hamiltonian": Hamiltonian(), "standardized": Standardized()}
+Coupling = Hamiltonian | Standardized
+CouplingName = Literal["standardized", "hamiltonian"]
+COUPLINGS: dict[str, Coupling] = {"standardized": Standardized(), "hamiltonian": Hamiltonian()}

@@ -1,70 +1,16 @@
-"""Pure readers of a state or of a recorded trajectory: did alpha do what it should, and how hot was it?
+"""What a recorded trajectory shows, figure by figure."""
 
-Record a trajectory with :func:`snapshot` inside `lax.scan` (or in a Python loop, stacked afterwards)::
-
-    def step(carry, batch):
-        ...
-        return carry, ctld_optax.diagnostics.snapshot(opt_state)
-
-    carry, trajectory = jax.lax.scan(step, carry, batches)
-
-The functions on trajectories take arrays with time on the last axis and any number of replica axes before it, pool
-over all of them, and work in float64 NumPy.
-"""
-
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
-from ctld_optax._adaptive_force import AdaptiveBiasingForce
-from ctld_optax._ctld import CTLDState
-from ctld_optax._metadynamics import Metadynamics
-from ctld_optax._tempering import PolynomialTempering
+from ctld_optax._dynamics.alpha import Bias
+from ctld_optax._dynamics.integrators import INTEGRATORS, IntegratorName
+from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._validate import check_count
-
-
-class Snapshot(NamedTuple):
-    """The scalars of a :class:`~ctld_optax.CTLDState`, cheap enough to record at every step."""
-
-    count: Any  # int32: number of sampling steps made
-    alpha: Any  # tempering variable
-    r_alpha: Any  # its momentum
-    beta: Any  # g(alpha); the temperature is the base temperature over beta
-    kinetic_energy: Any  # in units of value
-    energy_mean: Any  # running mean of value + kinetic energy, in units of value
-    energy_var: Any  # its running variance
-    skipped: Any  # int32: steps skipped so far because value or gradient was not finite
-
-
-def snapshot(state: Any) -> Snapshot:
-    """The scalars of the one `CTLDState` inside `state`, however deep it is wrapped.
-
-    Args:
-      state: a `CTLDState`, or the state of `phase_switch`, `optax.chain`, `optax.MultiSteps`, ... around one.
-
-    Raises:
-      ValueError: if there is no `CTLDState` in it, or more than one.
-    """
-    found = ctld_state(state)
-    # The leaf: in an `nnx.Optimizer` each array stands in a box of its own.
-    return Snapshot(**{name: jax.tree.leaves(getattr(found, name))[0] for name in Snapshot._fields})
-
-
-def ctld_state(state: Any) -> CTLDState:
-    """The one `CTLDState` inside `state`, however deep it is wrapped.
-
-    Raises:
-      ValueError: if there is none, or more than one.
-    """
-    leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, CTLDState))
-    found = [leaf for leaf in leaves if isinstance(leaf, CTLDState)]
-    if len(found) != 1:
-        raise ValueError(
-            f"exactly one CTLDState is needed in the state, found {len(found)} in a {type(state).__name__}. "
-            "Pass the part that holds the one you mean."
-        )
-    return found[0]
+from ctld_optax.diagnostics._snapshot import Snapshot, ctld_state
 
 
 def temperature(trajectory: Snapshot) -> np.ndarray:
@@ -83,16 +29,25 @@ def kinetic_temperature(kinetic_energy: Any, num_params: int) -> np.ndarray:
     return 2.0 * np.asarray(kinetic_energy, np.float64) / num_params
 
 
-def kinetic_temperature_target(temperature: Any, momentum: float, beta: Any = 1.0) -> np.ndarray:
-    """2 T / ((1 + momentum) beta): what :func:`kinetic_temperature` settles at.
+def kinetic_temperature_target(
+    temperature: Any, momentum: float = 0.9, beta: Any = 1.0, *, integrator: IntegratorName = "baoab"
+) -> np.ndarray:
+    """T / beta: what :func:`kinetic_temperature` settles at, for BAOAB at any learning rate.
 
-    The discrete recursion runs hot in the momentum by 2 / (1 + momentum), 5 % at momentum 0.9, where it follows forces that are
-    small over 1/(1 - momentum) steps. The parameters do not.
+    Euler's order runs hot in the momentum, by 2 / (1 + momentum), 5 % at momentum 0.9, and by more where the forces change over
+    1/(1 - momentum) steps.
+
+    Args:
+      temperature: T, as given to `ctld`.
+      momentum: likewise; it matters in Euler's order only.
+      beta: g(alpha).
+      integrator: as given to `ctld`.
     """
-    return 2.0 * np.asarray(temperature, np.float64) / ((1.0 + momentum) * np.asarray(beta, np.float64))
+    heat = INTEGRATORS[integrator].kinetic_temperature(momentum)
+    return heat * np.asarray(temperature, np.float64) / np.asarray(beta, np.float64)
 
 
-def alpha_histogram(alpha: Any, delta_prime: float = 1.5, bins: int = 15) -> tuple[np.ndarray, np.ndarray]:
+def alpha_histogram(alpha: ArrayLike, delta_prime: float = 1.5, bins: int = 15) -> tuple[np.ndarray, np.ndarray]:
     """Density of alpha on equal bins of [-delta_prime, delta_prime], and their edges; steps outside do not count.
 
     Returns:
@@ -140,9 +95,7 @@ def round_trips(alpha: Any, delta: float = 0.4, delta_prime: float = 1.5) -> int
     return total
 
 
-def bias_potential(
-    state: Any, bias: Metadynamics | AdaptiveBiasingForce, tempering: PolynomialTempering | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def bias_potential(state: Any, bias: Bias, tempering: PolynomialTempering | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The bias potential on its nodes, with its minimum at 0.
 
     Args:
@@ -170,26 +123,3 @@ def _finite(name: str, values: Any) -> np.ndarray:
     if not np.all(np.isfinite(array)):
         raise ValueError(f"{name} has {np.count_nonzero(~np.isfinite(array))} entries that are not finite.")
     return array
-
-
-# Last, for they are made of what is above.
-from ctld_optax._checks import Finding  # noqa: E402
-from ctld_optax._report import Report, report  # noqa: E402
-
-__all__ = [
-    "Finding",
-    "Report",
-    "Snapshot",
-    "alpha_histogram",
-    "alpha_kl_from_uniform",
-    "bias_potential",
-    "ctld_state",
-    "fraction_in_window",
-    "fraction_outside",
-    "kinetic_temperature",
-    "kinetic_temperature_target",
-    "report",
-    "round_trips",
-    "snapshot",
-    "temperature",
-]

@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from ctld_optax._dynamics import grid
+from ctld_optax._dynamics.grid import Visit
+from ctld_optax._dynamics.walls import Walls
 from ctld_optax._validate import check_count, check_range
 
 
@@ -71,59 +73,34 @@ class Metadynamics:
 
     def nodes(self, limit: float, dtype: Any = jnp.float32) -> jax.Array:
         """Where the bias is held: shape (num_bins + 1,), from -limit to limit."""
-        return jnp.asarray(np.linspace(-limit, limit, self.num_bins + 1), dtype)
+        return grid.nodes(limit, self.num_bins, dtype)
 
-    def deposit(
-        self,
-        bias: jax.Array,
-        alpha: jax.Array,
-        limit: float,
-        *,
-        mirrored: bool,
-        force: jax.Array | None = None,
-        weight: jax.Array | float = 1.0,
-    ) -> jax.Array:
-        """Adds the hill of one step at `alpha`, and if `mirrored` its images in both walls.
-
-        `weight` multiplies the hill: 0 leaves it out. With an `axis_name` the hills of all walkers are added.
+    def deposit(self, bias: jax.Array, visit: Visit, walls: Walls) -> jax.Array:
+        """Adds the hill of one step where alpha stands, and its images in reflecting walls.
 
         The images make the bias flat across the walls; without them hills near a wall are cut off, and alpha is
-        pushed into it. Hills ask only where alpha stands: `force`, which other biases learn from, is not used.
+        pushed into it. With an `axis_name` the hills of all walkers are added.
         """
-        del force
-        nodes = self.nodes(limit, bias.dtype)
-
-        def hill(centre: jax.Array) -> jax.Array:
-            return jnp.exp(-0.5 * jnp.square((nodes - centre) / self.width))
-
-        shape = hill(alpha)
-        if mirrored:
-            shape = shape + hill(2.0 * limit - alpha) + hill(-2.0 * limit - alpha)
+        nodes = self.nodes(walls.limit, bias.dtype)
+        shape = sum(jnp.exp(-0.5 * jnp.square((nodes - centre) / self.width)) for centre in walls.images(visit.alpha))
         height = jnp.asarray(self.height, bias.dtype)
         if self.bias_factor is not None:
-            height = height * jnp.exp(-self.potential(bias, alpha, limit) / (self.bias_factor - 1.0))
-        hills = jnp.asarray(weight, bias.dtype) * height * shape
+            height = height * jnp.exp(-self.potential(bias, visit.alpha, walls.limit) / (self.bias_factor - 1.0))
+        hills = jnp.asarray(visit.weight, bias.dtype) * height * shape
         return _add(bias, hills if self.axis_name is None else jax.lax.psum(hills, self.axis_name))
 
     def potential(self, bias: jax.Array, alpha: jax.Array, limit: float) -> jax.Array:
         """V_b(alpha), linear between nodes and constant outside, in units of k_B T_c."""
-        left, spacing = self._bin(alpha, limit, bias.dtype)
-        fraction = jnp.clip((alpha + limit) / spacing - left.astype(bias.dtype), 0.0, 1.0)
-        ends = jax.lax.dynamic_slice_in_dim(bias, left, 2, axis=1).sum(axis=0)
-        return ends[0] + fraction * (ends[1] - ends[0])
+        where = grid.place(alpha, limit, self.num_bins, bias.dtype)
+        left, right = grid.ends(bias, where).sum(axis=0)
+        return left + where.fraction * (right - left)
 
     def gradient(self, bias: jax.Array, alpha: jax.Array, limit: float) -> jax.Array:
         """dV_b/dalpha, Eq. 14: the difference of the two nodes around `alpha` over their distance; 0 outside."""
-        left, spacing = self._bin(alpha, limit, bias.dtype)
-        ends = jax.lax.dynamic_slice_in_dim(bias, left, 2, axis=1)
-        slope = ((ends[0, 1] - ends[0, 0]) + (ends[1, 1] - ends[1, 0])) / spacing
-        return jnp.where(jnp.abs(alpha) <= limit, slope, 0.0)
-
-    def _bin(self, alpha: jax.Array, limit: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
-        """Index k* of the bin around `alpha`, in [0, num_bins - 1], and the width of a bin."""
-        spacing = jnp.asarray(2.0 * limit / self.num_bins, dtype)
-        index = jnp.floor((jnp.clip(alpha, -limit, limit) + limit) / spacing).astype(jnp.int32)
-        return jnp.clip(index, 0, self.num_bins - 1), spacing
+        where = grid.place(alpha, limit, self.num_bins, bias.dtype)
+        ends = grid.ends(bias, where)
+        slope = ((ends[0, 1] - ends[0, 0]) + (ends[1, 1] - ends[1, 0])) / where.spacing
+        return grid.inside(alpha, limit, slope)
 
 
 def _add(bias: jax.Array, hills: jax.Array) -> jax.Array:

@@ -1,97 +1,10 @@
-"""What a report is made of: the run, its findings, and the checks of numbers, momenta, loss and energy.
+"""What a report asks about numbers, momenta, loss and energy."""
 
-A threshold has two parts: the deviation must be larger than healthy runs have it (a size, chosen from many of them), and more
-than `SIGMAS` standard errors of what was recorded, in which correlated steps count by their autocorrelation time. So a short
-run has findings only where they are plain.
-"""
-
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ctld_optax import diagnostics
-from ctld_optax._coupling import Hamiltonian, Standardized
-from ctld_optax._ctld import LangevinTransformation, ctld
-
-SIGMAS = 4.0  # one false alarm in 16,000, for a figure that is normally distributed
-SETTLING = 0.2  # the share of a run, its beginning, that figures of the steady state leave out
-FEW = 20  # fewer rows than these say nothing
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One trouble."""
-
-    name: str  # one of the names in the table of `report`
-    says: str  # what is wrong, in words and figures
-    advice: str  # the knob to turn
-    figures: Mapping[str, float]  # those that decided
-
-
-class Run:
-    """The rows of the sampling phase as float64 arrays of shape (replicas, rows), and the settings."""
-
-    def __init__(
-        self,
-        trajectory: diagnostics.Snapshot,
-        sampler: LangevinTransformation | None,
-        value: Any,
-        num_params: int | None,
-        state: Any,
-        initial_value: float | None,
-    ) -> None:
-        self.is_known = sampler is not None
-        # Made here and not at import, which would start JAX's backend before the user can configure it.
-        sampler = ctld(1.0, 0.0, key=0) if sampler is None else sampler
-        if not hasattr(sampler, "kernel"):
-            name = type(sampler).__name__
-            raise TypeError(f"sampler must be what `ctld` returned, the one that was given to `phase_switch`; got {name}.")
-        alpha = np.asarray(trajectory.alpha)
-        if alpha.ndim == 0 or alpha.size == 0:
-            raise ValueError(f"report needs a trajectory, with time on the last axis; alpha has shape {alpha.shape}.")
-        if value is not None and np.shape(value) != alpha.shape:
-            raise ValueError(f"value must have the shape of the trajectory, {alpha.shape}, got {np.shape(value)}.")
-
-        def rows(array: Any) -> np.ndarray:
-            return np.asarray(array, np.float64).reshape(-1, alpha.shape[-1])
-
-        # After the hand-over, and on micro-steps, the sampler stands still.
-        count = rows(trajectory.count)[0]
-        moved = np.diff(count, prepend=count[0] - 1) > 0
-        self.rows = diagnostics.Snapshot(*(rows(array)[:, moved] for array in trajectory))
-        self.value = None if value is None else rows(value)[:, moved]
-        self.count = self.rows.count[0]
-        self.kernel = sampler.kernel
-        self.num_params = num_params
-        self.state = state
-        self.initial_value = initial_value
-        self.replicas = len(self.rows.alpha)
-        self.stride = max(float(self.count[-1] - self.count[0]) / max(self.count.size - 1, 1), 1.0)
-        self.steps = self.stride * self.count.size
-        self.settled = np.arange(self.count.size) >= SETTLING * self.count.size
-        self.figures: dict[str, float] = {"steps": self.steps, "runs": float(self.replicas)}
-
-    @property
-    def temperature(self) -> np.ndarray:
-        """The base temperature of each row, shape (rows,)."""
-        steps = jnp.asarray(np.maximum(self.count - 1, 0), jnp.int32)
-        return np.asarray(jax.vmap(lambda step: jnp.asarray(self.kernel.temperature(step), jnp.float32))(steps), np.float64)
-
-    @property
-    def in_window(self) -> np.ndarray:
-        """Settled rows at the base temperature, shape (replicas, rows)."""
-        tempering = self.kernel.tempering
-        at_base = np.abs(self.rows.alpha) <= tempering.delta if tempering else np.ones_like(self.rows.alpha, bool)
-        return at_base & self.settled
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the coupling is that of a posterior sampler."""
-        return isinstance(self.kernel.coupling, Hamiltonian)
+from ctld_optax._dynamics.coupling import Standardized
+from ctld_optax.diagnostics import _trajectory as trajectory
+from ctld_optax.diagnostics._run import FEW, SIGMAS, Finding, Run, effective_size
 
 
 def numbers(run: Run) -> Finding | None:
@@ -119,8 +32,10 @@ def momenta(run: Run) -> Finding | str | None:
     if rows.sum() < FEW:
         return f"the kinetic temperature: {rows.sum()} settled rows at the base temperature are too few."
     base = np.where(base > 0.0, base, 1.0)
-    target = diagnostics.kinetic_temperature_target(base, float(run.kernel.momentum), run.rows.beta)
-    ratio = diagnostics.kinetic_temperature(run.rows.kinetic_energy, run.num_params) / target
+    target = trajectory.kinetic_temperature_target(
+        base, float(run.kernel.decay), run.rows.beta, integrator=run.kernel.integrator.name
+    )
+    ratio = trajectory.kinetic_temperature(run.rows.kinetic_energy, run.num_params) / target
     # In the window only: elsewhere the target moves, and the momenta lag behind. All rows tell how correlated they are.
     mean, settled = float(ratio[rows].mean()), ratio[:, run.settled]
     error = float(np.sqrt(2.0 / run.num_params / (effective_size(settled) * rows.sum() / settled.size)))
@@ -181,7 +96,7 @@ def loss(run: Run) -> Finding | str | None:
 
 def energy(run: Run) -> Finding | str | None:
     """Is the energy that drives alpha what its running mean and deviation say?"""
-    if run.kernel.tempering is None:
+    if run.kernel.alpha.tempering is None:
         return None
     if run.value is None:
         return "the energy: it needs value."
@@ -190,8 +105,8 @@ def energy(run: Run) -> Finding | str | None:
     score = np.where(np.isfinite(score), score, 0.0)[:, run.settled]
     if score.size < FEW:
         return f"the energy: {score.size} rows are too few."
-    if isinstance(run.kernel.coupling, Standardized):
-        clip = run.kernel.coupling.clip
+    if isinstance(run.kernel.alpha.coupling, Standardized):
+        clip = run.kernel.alpha.coupling.clip
         clipped = np.abs(score) >= clip
         share = float(clipped.mean())
         run.figures["share of energies clipped"] = share
@@ -218,18 +133,3 @@ def energy(run: Run) -> Finding | str | None:
         else "a lower learning_rate or temperature: the run goes uphill.",
         {"drift": drift},
     )
-
-
-def effective_size(rows: np.ndarray) -> float:
-    """How many independent rows those of shape (replicas, rows) are worth: their number over the autocorrelation time.
-
-    The sum of autocorrelations ends before the first pair of them that is not positive (Geyer, Statistical Science 7, 1992).
-    """
-    length = rows.shape[-1]
-    spectrum = np.fft.rfft(rows - rows.mean(), 2 * length, axis=-1)
-    covariance = np.fft.irfft(np.square(np.abs(spectrum)), 2 * length, axis=-1)[..., :length].mean(axis=0)
-    if not covariance[0] > 0.0:
-        return float(rows.size)
-    pairs = (covariance[: length - length % 2] / covariance[0]).reshape(-1, 2).sum(axis=-1)
-    end = int(np.argmax(pairs <= 0.0)) if np.any(pairs <= 0.0) else pairs.size
-    return float(rows.size / max(2.0 * pairs[:end].sum() - 1.0, 1.0))

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ctld_optax import _alpha_checks, _checks, diagnostics
-from ctld_optax._checks import Finding, Run
-from ctld_optax._ctld import LangevinTransformation
+from ctld_optax._dynamics.langevin import LangevinTransformation
+from ctld_optax.diagnostics import _alpha_checks, _checks
+from ctld_optax.diagnostics._run import Finding, Run
+from ctld_optax.diagnostics._snapshot import Snapshot
 
 MOST_SKIPPED = 0.01  # more of them skipped, and nothing else is worth a look
 WILD = frozenset({"alpha_outside", "alpha_driven"})
@@ -25,11 +26,17 @@ CHECKS: Mapping[Callable[[Run], Finding | str | None], frozenset[str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What :func:`report` found; `print` it."""
+    """What :func:`report` found; `print` it.
+
+    Attributes:
+      findings: the troubles.
+      figures: everything that was measured.
+      unchecked: what could not be judged, and why.
+    """
 
     findings: tuple[Finding, ...]
-    figures: Mapping[str, float]  # everything that was measured
-    unchecked: tuple[str, ...]  # what could not be judged, and why
+    figures: Mapping[str, float]
+    unchecked: tuple[str, ...]
 
     @property
     def healthy(self) -> bool:
@@ -46,7 +53,7 @@ class Report:
 
 
 def report(
-    trajectory: diagnostics.Snapshot,
+    trajectory: Snapshot,
     sampler: LangevinTransformation | None = None,
     *,
     value: Any = None,

@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from ctld_optax._dynamics import grid
+from ctld_optax._dynamics.grid import Visit
+from ctld_optax._dynamics.walls import Walls
 from ctld_optax._validate import check_count, check_range
 
 
@@ -72,37 +74,28 @@ class AdaptiveBiasingForce:
 
     def nodes(self, limit: float, dtype: Any = jnp.float32) -> jax.Array:
         """Where the mean force is held: shape (num_bins + 1,), from -limit to limit."""
-        return jnp.asarray(np.linspace(-limit, limit, self.num_bins + 1), dtype)
+        return grid.nodes(limit, self.num_bins, dtype)
 
-    def deposit(
-        self,
-        bias: jax.Array,
-        alpha: jax.Array,
-        limit: float,
-        *,
-        mirrored: bool,
-        force: jax.Array,
-        weight: jax.Array | float = 1.0,
-    ) -> jax.Array:
-        """Takes the force of one step, -g'(alpha) * coupled_energy, into the mean at `alpha` and at -alpha.
+    def deposit(self, bias: jax.Array, visit: Visit, walls: Walls) -> jax.Array:
+        """Takes the force of one step into the mean at `alpha` and, with the opposite sign, at -alpha.
 
-        `weight` multiplies the visit: 0 leaves it out, whatever the force.
+        At the walls g' = 0: there is nothing to mirror. A visit of weight 0 is left out, whatever its force.
         """
-        del mirrored  # at the walls g' = 0: there is nothing to mirror
-        weight = jnp.asarray(weight, bias.dtype)
-        force = jnp.where(weight > 0.0, force, 0.0)
-        for place, there in ((alpha, force), (-alpha, -force)):
-            left, fraction, _ = self._bin(place, limit, bias.dtype)
-            share = weight * jnp.where(jnp.abs(place) <= limit, jnp.stack([1.0 - fraction, fraction]), 0.0)
-            count, mean = jax.lax.dynamic_slice(bias, (0, left), (2, 2))
+        limit = walls.limit
+        weight = jnp.asarray(visit.weight, bias.dtype)
+        force = jnp.where(weight > 0.0, visit.force, 0.0)
+        for alpha, there in ((visit.alpha, force), (-visit.alpha, -force)):
+            where = grid.place(alpha, limit, self.num_bins, bias.dtype)
+            share = weight * grid.inside(alpha, limit, jnp.stack([1.0 - where.fraction, where.fraction]))
+            count, mean = grid.ends(bias, where)
             count = count + share
             mean = mean + share * (there - mean) / jnp.where(count > 0.0, count, 1.0)
-            bias = jax.lax.dynamic_update_slice(bias, jnp.stack([count, mean]), (0, left))
+            bias = jax.lax.dynamic_update_slice_in_dim(bias, jnp.stack([count, mean]), where.left, axis=1)
         return bias
 
     def potential(self, bias: jax.Array, alpha: jax.Array, limit: float) -> jax.Array:
         """V_b(alpha): the exact integral of `gradient` from -limit, in units of k_B T_c; same shape as `alpha`."""
-        left, fraction, spacing = self._bin(alpha, limit, bias.dtype)
+        left, fraction, spacing = grid.place(alpha, limit, self.num_bins, bias.dtype)
         slope = self._slope(bias)
         whole = jnp.concatenate([jnp.zeros(1, bias.dtype), jnp.cumsum(0.5 * spacing * (slope[1:] + slope[:-1]))])
         part = slope[left] + 0.5 * fraction * (slope[left + 1] - slope[left])
@@ -110,17 +103,10 @@ class AdaptiveBiasingForce:
 
     def gradient(self, bias: jax.Array, alpha: jax.Array, limit: float) -> jax.Array:
         """dV_b/dalpha, linear between nodes; 0 outside."""
-        left, fraction, _ = self._bin(alpha, limit, bias.dtype)
-        ends = self._slope(jax.lax.dynamic_slice(bias, (0, left), (2, 2)))
-        return jnp.where(jnp.abs(alpha) <= limit, ends[0] + fraction * (ends[1] - ends[0]), 0.0)
+        where = grid.place(alpha, limit, self.num_bins, bias.dtype)
+        left, right = self._slope(grid.ends(bias, where))
+        return grid.inside(alpha, limit, left + where.fraction * (right - left))
 
     def _slope(self, bias: jax.Array) -> jax.Array:
         """The mean force, shrunk where it rests on few visits."""
         return bias[1] * bias[0] / (bias[0] + self.min_samples)
-
-    def _bin(self, alpha: jax.Array, limit: float, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Index of the node left of `alpha`, in [0, num_bins - 1], the place between it and the next, and their distance."""
-        spacing = jnp.asarray(2.0 * limit / self.num_bins, dtype)
-        position = (jnp.clip(alpha, -limit, limit) + limit) / spacing
-        left = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, self.num_bins - 1)
-        return left, jnp.clip(position - left.astype(dtype), 0.0, 1.0), spacing

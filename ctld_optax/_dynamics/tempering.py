@@ -1,7 +1,4 @@
-"""The temperature as a function of alpha, Eq. 7, and what keeps alpha in its window, Eq. 11.
-
-Nothing here knows of Optax, of the parameters or of the bias.
-"""
+"""The temperature as a function of alpha, Eq. 7. Nothing here knows of Optax, of the parameters or of the bias."""
 
 import dataclasses
 
@@ -58,45 +55,6 @@ class PolynomialTempering:
         slope = 6.0 * self.strength / (self.delta_prime - self.delta)
         return -slope * z * (1.0 - z) * jnp.sign(alpha)
 
-
-@dataclasses.dataclass(frozen=True)
-class ReflectingWall:
-    """Hard walls at +-limit: alpha and r_alpha are mirrored there (the limit C -> infinity of Eq. 11)."""
-
-    limit: float
-    mirrors_hills = True
-
-    def advance(self, alpha: jax.Array, r_alpha: jax.Array, step_size: float) -> tuple[jax.Array, jax.Array]:
-        """Alpha + h r_alpha folded into [-limit, limit], however many walls the step crosses."""
-        # Unfold the mirrored corridor: it repeats after 4 * limit, and its second half runs backwards.
-        position = jnp.mod(alpha + step_size * r_alpha + self.limit, 4.0 * self.limit)
-        backwards = position > 2.0 * self.limit
-        folded = jnp.where(backwards, 4.0 * self.limit - position, position) - self.limit
-        inside = jnp.abs(alpha + step_size * r_alpha) <= self.limit
-        # A step that meets no wall must not pay the rounding of the fold.
-        advanced = jnp.where(inside, alpha + step_size * r_alpha, jnp.clip(folded, -self.limit, self.limit))
-        return advanced, jnp.where(backwards & ~inside, -r_alpha, r_alpha)
-
-    def force(self, alpha: jax.Array) -> jax.Array:
-        return jnp.zeros_like(alpha)
-
-
-@dataclasses.dataclass(frozen=True)
-class ForceWall:
-    """The paper's force well, Eq. 11: a constant force C towards zero beyond +-limit.
-
-    The paper's Eq. 11 lacks sign(alpha); without it the left wall would push alpha further out.
-    """
-
-    limit: float
-    constant: float
-    mirrors_hills = False
-
-    def advance(self, alpha: jax.Array, r_alpha: jax.Array, step_size: float) -> tuple[jax.Array, jax.Array]:
-        return alpha + step_size * r_alpha, r_alpha
-
-    def force(self, alpha: jax.Array) -> jax.Array:
-        return jnp.where(jnp.abs(alpha) > self.limit, -self.constant * jnp.sign(alpha), 0.0)
-
-
-Confinement = ReflectingWall | ForceWall
+    def in_window(self, alpha: jax.Array) -> jax.Array:
+        """Whether |alpha| <= delta, where g = 1 and the parameters are at the base temperature; same shape as `alpha`."""
+        return abs(alpha) <= self.delta

@@ -33,14 +33,13 @@ with a standard error of 0.02 on the quartic, of 0.2 on the double well.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctld_optax import _shards
-from ctld_optax._validate import check_choice
+from ctld_optax._arrays import shards
 
 Source = Callable[[jax.Array], jax.Array]
 
@@ -117,6 +116,7 @@ def rademacher(word: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type((word & _SIGN) | _ONE, jnp.float32)
 
 
+SourceName = Literal["gaussian", "irwin_hall", "three_point", "rademacher"]
 SOURCES: dict[str, Source] = {
     "gaussian": gaussian,
     "irwin_hall": irwin_hall,
@@ -125,17 +125,12 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def check_source(name: str) -> Source:
-    """The source of that name, or an error that lists those there are."""
-    check_choice("noise", name, SOURCES)
-    return SOURCES[name]
-
-
 def draw(key: jax.Array, like: Any, source: Source, specs: Any = None) -> Any:
     """Independent standard variates.
 
     Args:
-      key: a typed key fresh from `jax.random.split` or `fold_in`, used up.
+      key: a typed key fresh from `jax.random.split` or `fold_in`, used up; or the words of one (:func:`words_of`), to draw
+        the same again.
       like: a pytree of arrays whose shapes are to be had.
       source: turns uniform 32-bit words into variates.
       specs: inside `jax.shard_map`, how the whole arrays are cut; a pytree prefix of `PartitionSpec`.
@@ -146,12 +141,12 @@ def draw(key: jax.Array, like: Any, source: Source, specs: Any = None) -> Any:
     leaves, treedef = jax.tree.flatten(like)
     if not leaves:
         return like
-    step_seed = _words_of(key)
+    step_seed = words_of(key)
     # One draw for all leaves, set apart by constants. As arrays of their own, not as numbers or rows of a table, the constants
     # stay outside the compiled loops, and leaves of one shape share one: 400 leaves compile in seconds, not in minutes.
     offsets = np.random.Philox(key=0).random_raw(len(leaves)).view(np.uint32).reshape(-1, 2)
     seeds = [step_seed + jnp.asarray(row) for row in offsets]
-    leaf_specs = _shards.spec_leaves(specs, like)
+    leaf_specs = shards.spec_leaves(specs, like)
     return treedef.unflatten(
         [_draw_leaf(seed, leaf, spec, source) for seed, leaf, spec in zip(seeds, leaves, leaf_specs, strict=True)]
     )
@@ -159,12 +154,15 @@ def draw(key: jax.Array, like: Any, source: Source, specs: Any = None) -> Any:
 
 def standard_normal(key: jax.Array, dtype: Any) -> jax.Array:
     """One standard normal variate, shape (); `key` as in :func:`draw`."""
-    return gaussian(random_words(_words_of(key), jnp.zeros(()))).astype(dtype)
+    return gaussian(random_words(words_of(key), jnp.zeros(()))).astype(dtype)
 
 
-def _words_of(key: jax.Array) -> jax.Array:
-    """64 uniform bits, shape (2,): those of the key itself, which splitting has just drawn. Drawing more would cost more."""
-    return jax.random.key_data(key).reshape(-1)[:2]
+def words_of(key: jax.Array) -> jax.Array:
+    """64 uniform bits, shape (2,): those of the key itself, which splitting has just drawn. Drawing more would cost more.
+
+    Words stay as they are.
+    """
+    return jax.random.key_data(key).reshape(-1)[:2] if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "source"))  # so that leaves of one shape are traced once
@@ -177,8 +175,8 @@ def random_words(seed: jax.Array, like: jax.Array, spec: Any = None) -> jax.Arra
 
     The counter is the row-major index in the whole array, of which `like` is one block if there is a `spec`.
     """
-    whole, offset = _shards.block(like.shape, spec)
-    sharding = _shards.explicit_sharding(like)
+    whole, offset = shards.block(like.shape, spec)
+    sharding = shards.explicit_sharding(like)
     counter: jax.Array = jnp.zeros((), jnp.uint32)
     stride = 1
     for dimension in reversed(range(like.ndim)):

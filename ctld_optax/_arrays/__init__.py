@@ -1,0 +1,1 @@
+"""Array craft that knows no physics: noise, rounding, shards, changes in place, dtypes."""

@@ -1,0 +1,320 @@
+"""The step, beside Algorithm 1 of the paper: the only room that sees trees and scalars together.
+
+The walk from `grads` to `state` is `Langevin.update`, and through it each room once: `integrators` for the momentum,
+`minibatch` for how much noise is due, `noise` for the variates, `alpha` for the temperature, `rounding` for the update.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ctld_optax._arrays import noise as sources
+from ctld_optax._arrays import rounding, shards
+from ctld_optax._arrays.dtypes import momentum_dtype_of, scalar_dtype_of
+from ctld_optax._arrays.inplace import change_if
+from ctld_optax._dynamics import integrators
+from ctld_optax._dynamics.alpha import AlphaHalf, AlphaState
+from ctld_optax._dynamics.coupling import EnergyStatistics
+from ctld_optax._dynamics.integrators import Integrator
+from ctld_optax._dynamics.minibatch import GradientNoise, remaining
+from ctld_optax._validate import check_params, check_scalar_value
+
+MISSING_VALUE = """ctld needs the loss at every step: the energy drives the temperature. Pass it as `value`:
+
+    loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+    updates, opt_state = tx.update(grads, opt_state, params, value=loss)
+
+With flax.training.train_state.TrainState, whose `apply_gradients` cannot forward it, write instead of apply_gradients:
+
+    updates, opt_state = state.tx.update(grads, state.opt_state, state.params, value=loss)
+    state = state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+
+With flax.nnx: `optimizer.update(model, grads, value=loss)`."""
+
+
+class CTLDState(NamedTuple):
+    """State of :func:`ctld_optax.ctld`. Same structure, shapes and dtypes from `init` to every `update`.
+
+    Scalars and the bias are float32 whatever the parameters' dtype, or float64 if a parameter is.
+
+    Attributes:
+      count: shape (), int32: number of updates made.
+      momentum: like params: the trace of optax.sgd, m = -r sqrt(temperature / learning_rate).
+      alpha: shape (): tempering variable.
+      r_alpha: shape (): its momentum, N(0, 1) in equilibrium.
+      beta: shape (): g(alpha), the inverse temperature scale of the next step's noise.
+      key: shape (), typed PRNG key.
+      bias: shape (2, num_bins + 1): of Metadynamics, V_b in units of k_B T_c as an unevaluated sum of two floats a node; of
+        AdaptiveBiasingForce, visits and mean force.
+      kinetic_energy: shape (): learning_rate |m|^2 / 2 of the last step, in units of value.
+      energy_mean: shape (): running mean of value + kinetic energy, in units of value.
+      energy_var: shape (): its running variance.
+      skipped: shape (), int32: steps whose value or gradient was not finite.
+      gradient_noise: what an estimator of the minibatch noise remembers; empty without one.
+      learning_rate: shape (): at which the momentum is thermal, the last one that was not 0.
+      noise_variance: shape (): of one variate of the last step, in units of the momentum squared.
+      noise_words: shape (2,), uint32: the bits of which that noise is made, to make it again.
+      alpha_rest: shape (): the share of the last step's noise that r_alpha has not taken in yet.
+    """
+
+    count: Any
+    momentum: optax.Updates
+    alpha: jax.Array
+    r_alpha: jax.Array
+    beta: jax.Array
+    key: jax.Array
+    bias: jax.Array
+    kinetic_energy: jax.Array
+    energy_mean: jax.Array
+    energy_var: jax.Array
+    skipped: jax.Array
+    gradient_noise: Any
+    learning_rate: jax.Array
+    noise_variance: jax.Array
+    noise_words: jax.Array
+    alpha_rest: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Langevin:
+    """The settings of a sampler, and its step in three parts, which `phase_switch` shares.
+
+    Attributes:
+      learning_rate: schedule of l.
+      temperature: schedule of T.
+      decay: mu, the momentum.
+      integrator: the order.
+      source: of the noise.
+      alpha: the alpha half.
+      gradient_noise: what minibatches bring in noise, or None.
+      stationary_start: whether `init` draws the momentum.
+      momentum_dtype: of the momentum, or None.
+      param_specs: how the parameters are cut inside `jax.shard_map`, or None.
+      key: of the first step.
+    """
+
+    learning_rate: optax.Schedule
+    temperature: optax.Schedule
+    decay: Any
+    integrator: Integrator
+    source: sources.Source
+    alpha: AlphaHalf
+    gradient_noise: GradientNoise | None
+    stationary_start: bool
+    momentum_dtype: Any
+    param_specs: Any
+    key: jax.Array
+
+    @property
+    def needs_value(self) -> bool:
+        return self.alpha.tempering is not None
+
+    def init(self, params: optax.Params) -> CTLDState:
+        check_params(params)
+        dtype = scalar_dtype_of(params)
+        # Split from a clone: the state never holds the caller's own key, which a donation would delete.
+        key, theta_key, alpha_key = jax.random.split(jax.random.clone(self.key), 3)
+        count = jnp.zeros((), jnp.int32)
+        learning_rate, temperature = self.hyperparameters(count, dtype)
+        momentum = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=momentum_dtype_of(p, self.momentum_dtype)), params)
+        if self.stationary_start:
+            scale = integrators.stationary_scale(learning_rate, temperature)
+            noise = sources.draw(theta_key, momentum, sources.gaussian, shards.specs_in_scope(self.param_specs))
+            momentum = jax.tree.map(lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype), momentum, noise)
+        alpha = self.alpha.init(alpha_key, dtype)
+        # Every scalar is a buffer of its own: one buffer in two fields could not be donated.
+        return CTLDState(
+            count=count,
+            momentum=momentum,
+            alpha=alpha.alpha,
+            r_alpha=alpha.r_alpha,
+            beta=alpha.beta,
+            key=key,
+            bias=alpha.bias,
+            kinetic_energy=jnp.zeros((), dtype),
+            energy_mean=alpha.statistics.mean,
+            energy_var=alpha.statistics.var,
+            skipped=jnp.zeros((), jnp.int32),
+            gradient_noise=() if self.gradient_noise is None else self.gradient_noise.init(params, dtype),
+            learning_rate=jnp.copy(learning_rate),  # under `inject_hyperparams` it may be an array of the caller's
+            noise_variance=jnp.zeros((), dtype),
+            noise_words=jnp.zeros((2,), jnp.uint32),
+            alpha_rest=alpha.rest,
+        )
+
+    def update(
+        self, grads: optax.Updates, state: CTLDState, params: optax.Params | None = None, *, value: Any = None
+    ) -> tuple[optax.Updates, CTLDState]:
+        """One step of Algorithm 1: the momentum, alpha, and what the parameters move by."""
+        momentum = self.accelerate(grads, state.momentum, self.kept(state))
+        new_state = self.thermalize(state._replace(momentum=momentum), value, grads)
+        return self.displacement(state.count, new_state.momentum, grads, params, state.key), new_state
+
+    def kept(self, state: CTLDState) -> jax.Array:
+        """The share of the last momentum that a step keeps: mu, times what a change of the learning rate asks for."""
+        return self.decay * self.thermal_factor(state)
+
+    def thermal_factor(self, state: CTLDState) -> jax.Array:
+        """What keeps the last momentum thermal at this step's learning rate."""
+        learning_rate, temperature = self.hyperparameters(state.count, state.alpha.dtype)
+        return integrators.thermal_factor(state.learning_rate, learning_rate, temperature)
+
+    def accelerate(self, grads: optax.Updates, momentum: optax.Updates, kept: Any) -> optax.Updates:
+        """The gradient's kick."""
+        return jax.tree.map(lambda g, m: integrators.kick(g, m, kept), grads, momentum)
+
+    def thermalize(self, state: CTLDState, value: Any, grads: optax.Updates) -> CTLDState:
+        """Adds the noise to `state.momentum`, which has taken in `grads`; then the energy moves alpha."""
+        learning_rate, temperature = self.hyperparameters(state.count, state.alpha.dtype)
+        value = _scalar(value, state.alpha.dtype)
+        key, theta_key, alpha_key = jax.random.split(state.key, 3)
+
+        due = self._noise_due(state, value, grads)
+        momentum = self._refresh(state, due, sources.words_of(theta_key))
+        squares, momentum = self._mended(momentum, state.alpha.dtype)
+        kinetic_energy = integrators.kinetic_energy(learning_rate, squares)
+        alpha = self.alpha.step(
+            _alpha_of(state),
+            value + kinetic_energy,
+            temperature,
+            alpha_key,
+            num_seen=state.count - state.skipped,
+            value_variance=due.of_value,
+        )
+
+        good = jnp.isfinite(value) & jnp.isfinite(squares) & alpha.is_finite
+        return _with_alpha(state, alpha, good)._replace(
+            count=optax.safe_increment(state.count),
+            momentum=momentum,
+            key=key,
+            kinetic_energy=jnp.where(good, kinetic_energy, state.kinetic_energy),
+            skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
+            gradient_noise=due.estimate,
+            learning_rate=jnp.where(learning_rate > 0.0, learning_rate, state.learning_rate),
+            noise_variance=due.variance,
+            noise_words=sources.words_of(theta_key),
+        )
+
+    def displacement(
+        self,
+        count: jax.Array,
+        momentum: optax.Updates,
+        like: optax.Updates,
+        params: optax.Params | None = None,
+        key: jax.Array | None = None,
+    ) -> optax.Updates:
+        """The update -learning_rate * m, in the dtype of the gradients; its rounding to narrow `params`, if given, is unbiased.
+
+        `key`, needed then, is only read, and may be one that a state holds.
+        """
+        step = -1 * jnp.asarray(self.learning_rate(count))
+        updates = jax.tree.map(lambda m: step.astype(m.dtype) * m, momentum)
+        return rounding.cast_updates(updates, like, params, key, self.param_specs)
+
+    def hyperparameters(self, count: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+        """Learning rate and temperature of a step, the latter not below 0."""
+        temperature = jnp.asarray(self.temperature(count), dtype)
+        return jnp.asarray(self.learning_rate(count), dtype), jnp.maximum(temperature, 0.0)
+
+    def _noise_due(self, state: CTLDState, value: jax.Array, grads: optax.Updates) -> "_Due":
+        """How much noise this step and what is left of the last one inject, beside what the minibatch has brought."""
+        learning_rate, temperature = self.hyperparameters(state.count, state.alpha.dtype)
+        variance = integrators.noise_variance(learning_rate, temperature, state.beta, self.decay)
+        if self.gradient_noise is None:
+            scales, last = (remaining(v, 0.0, state.momentum) for v in (variance, state.noise_variance))
+            return _Due(variance, scales, last, state.gradient_noise, None)
+        before = self.gradient_noise.variances(state.gradient_noise)
+        estimate = self.gradient_noise.observe(state.gradient_noise, grads, value, self.param_specs)
+        brought = self.gradient_noise.variances(estimate)
+        scales = remaining(variance, brought.gradient, state.momentum)
+        last = remaining(state.noise_variance, before.gradient, state.momentum)
+        return _Due(variance, scales, last, estimate, jnp.asarray(brought.value, value.dtype))
+
+    def _refresh(self, state: CTLDState, due: "_Due", words: jax.Array) -> optax.Updates:
+        """The noise: a share of a fresh variate, and the rest of the last one, which its bits make again."""
+        momentum = state.momentum
+        if self.integrator.later:
+            # The rest belongs to the last momentum, and is scaled with it.
+            share = self.integrator.later * self.thermal_factor(state)
+            momentum = self._inject(momentum, state.noise_words, due.last_scales, share)
+        return self._inject(momentum, words, due.scales, self.integrator.now)
+
+    def _inject(self, momentum: optax.Updates, words: jax.Array, scales: Any, share: Any) -> optax.Updates:
+        noise = sources.draw(words, momentum, self.source, self.param_specs)
+        return jax.tree.map(lambda m, e, s: integrators.refresh(m, e, share * s), momentum, noise, scales)
+
+    def _mended(self, momentum: optax.Updates, dtype: Any) -> tuple[jax.Array, optax.Updates]:
+        """|m|^2, and the momentum with zeros in the place of entries that are not finite; |m|^2 is then infinite."""
+        sums = [jnp.sum(jnp.square(m.astype(dtype))) for m in jax.tree.leaves(momentum)]
+        squares = shards.sum_over_shards(sums, shards.spec_leaves(self.param_specs, momentum), dtype)
+        # The sum tells whether an entry is bad without another pass over memory. It goes through the change too, or XLA would
+        # repeat the additions of all leaves in each of the scalar kernels that use it.
+        return change_if(jnp.logical_not(jnp.isfinite(squares)), _mend, (squares, momentum))
+
+
+class LangevinTransformation(optax.GradientTransformationExtraArgs):
+    """What :func:`ctld_optax.ctld` returns: an Optax transformation that also shows its settings and its step."""
+
+    kernel: Langevin
+
+
+def transformation(kernel: Langevin) -> LangevinTransformation:
+    """The Optax transformation of a kernel."""
+
+    def update(
+        updates: optax.Updates, state: CTLDState, params: optax.Params | None = None, *, value: Any = None, **extra_args: Any
+    ) -> tuple[optax.Updates, CTLDState]:
+        del extra_args
+        if value is None and kernel.needs_value:
+            raise TypeError(MISSING_VALUE)
+        return kernel.update(updates, state, params, value=value)
+
+    made = LangevinTransformation(kernel.init, cast("Any", update))
+    made.kernel = kernel
+    return made
+
+
+class _Due(NamedTuple):
+    """The noise of one step: the variance of a variate, scales like the momentum, the new estimate, the variance of value."""
+
+    variance: jax.Array
+    scales: Any
+    last_scales: Any
+    estimate: Any
+    of_value: jax.Array | None
+
+
+def _scalar(value: Any, dtype: Any) -> jax.Array:
+    """The value as a real scalar; 0 where none is needed."""
+    return jnp.zeros((), dtype) if value is None else check_scalar_value(value, where="ctld").astype(dtype)
+
+
+def _alpha_of(state: CTLDState) -> AlphaState:
+    statistics = EnergyStatistics(state.energy_mean, state.energy_var)
+    return AlphaState(state.alpha, state.r_alpha, state.beta, state.bias, statistics, state.alpha_rest)
+
+
+def _with_alpha(state: CTLDState, new: AlphaState, good: jax.Array) -> CTLDState:
+    """The state with alpha's half moved, if the step was good."""
+    old = _alpha_of(state)
+    # The bias has left out the hill of a bad step already, and must take in those of the other walkers.
+    kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new._replace(bias=()), old._replace(bias=()))
+    return state._replace(
+        alpha=kept.alpha,
+        r_alpha=kept.r_alpha,
+        beta=kept.beta,
+        bias=new.bias,
+        energy_mean=kept.statistics.mean,
+        energy_var=kept.statistics.var,
+        alpha_rest=kept.rest,
+    )
+
+
+def _mend(carry: tuple[jax.Array, optax.Updates]) -> tuple[jax.Array, optax.Updates]:
+    """Zeros in the place of entries that are not finite; their sum of squares counts as infinite."""
+    squares, momentum = carry
+    momentum = jax.tree.map(lambda m: jnp.where(jnp.isfinite(m), m, jnp.zeros_like(m)), momentum)
+    return jnp.full_like(squares, jnp.inf), momentum
