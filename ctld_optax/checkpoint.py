@@ -212,18 +212,18 @@ def explained(path: Path, advice: str) -> Generator[None]:
         raise OSError(error.errno, f"{path} could not be written: {error.strerror}. {advice}") from error
 
 
-def locked(file: int) -> bool:
+def locked(file: int, *, without_locks: bool = True) -> bool:
     # Whether this process now holds the file alone. The system lets go of it when the process ends, however it ends.
     try:
         import fcntl  # noqa: PLC0415 - POSIX only
     except ImportError:
-        return True
+        return without_locks
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks
-        return True
+        return without_locks
     return True
 
 
@@ -267,8 +267,8 @@ def _open_partial(path: Path) -> tuple[IO[bytes], Path]:
 def _delete_leftovers(directory: Path) -> None:
     """What killed writers left. A file that its writer still holds is none."""
     for leftover in directory.glob(".step_*.partial"):
-        with contextlib.suppress(OSError), leftover.open("rb") as file:
-            if locked(file.fileno()):
+        with contextlib.suppress(OSError), leftover.open("r+b") as file:
+            if locked(file.fileno(), without_locks=False):
                 leftover.unlink()
 
 

@@ -1,6 +1,8 @@
 """Save, lose, damage, resume: what comes back is what was saved, bit for bit, or an error that says why not."""
 
 import concurrent.futures
+import errno
+import fcntl
 import io
 import json
 import os
@@ -299,6 +301,17 @@ sys.stdin.readline()
     writing.communicate()
     checkpoint.save(tmp_path, 3, {"x": jnp.ones(2)})
     assert not partial.exists()
+
+
+def test_where_files_cannot_be_locked_a_leftover_may_be_someones_and_stays(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    partial = tmp_path / ".step_00000001.npz.999999.partial"
+    partial.write_bytes(b"half of it")
+    checkpoint.save(tmp_path, 2, {"x": jnp.ones(2)})
+    assert names(tmp_path) == [partial.name, "step_00000002.npz"]
 
 
 def test_threads_that_save_side_by_side_do_not_meet(tmp_path):
