@@ -27,6 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+# The rest without an underscore is shared with the writers.
+__all__ = ["CheckpointError", "load", "restore_latest", "save", "state_from_arrays", "state_to_arrays"]
+
 FORMAT = "ctld_optax.state"
 VERSION = 1
 HEADER = "__header__"
