@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ctld_optax._arrays.dtypes import at_least_float32
+from ctld_optax._arrays.dtypes import at_least_float32, scalar_dtype_of
 from ctld_optax._validate import check_count, check_scalar_value
 
 
@@ -16,9 +16,10 @@ class AccumulateState(NamedTuple):
 
     micro_step: jax.Array  # shape (), int32: micro-batches taken in since the last update
     num_updates: jax.Array  # shape (), int32: updates made
-    value: jax.Array  # shape (), float32: mean of `value` over those micro-batches
+    value: jax.Array  # shape (), float32, or float64 if a parameter is: mean of `value` over those micro-batches
     grads: Any  # like params, at least float32: mean gradient over those micro-batches
     inner: Any  # state of the wrapped transformation
+    value_rest: Any = ()  # like value: what float32 does not hold of the mean of a float64 loss; empty where there can be none
 
 
 def accumulate(
@@ -41,19 +42,23 @@ def accumulate(
       handed on as the last micro-batch gave them. A micro-batch that is not finite makes the mean so, and `inner` sees that.
 
     Raises:
-      TypeError, ValueError: if `every_k` is neither a function nor an integer >= 1, or `value` is not a real scalar.
+      TypeError, ValueError: if `every_k` is neither a function nor an integer >= 1, `value` is not a real scalar, or a
+        parameter has an integer dtype.
     """
     if not callable(every_k):
         check_count("every_k", every_k, 1)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> AccumulateState:
+        _check_gradients_have_means(params)
+        dtype = scalar_dtype_of(params)
         return AccumulateState(
             micro_step=jnp.zeros((), jnp.int32),
             num_updates=jnp.zeros((), jnp.int32),
-            value=jnp.zeros((), jnp.float32),
+            value=jnp.zeros((), dtype),
             grads=jax.tree.map(lambda p: jnp.zeros_like(p, dtype=at_least_float32(p.dtype)), params),
             inner=inner.init(params),
+            value_rest=() if dtype == _widest() else jnp.zeros((), dtype),
         )
 
     def update(
@@ -64,15 +69,21 @@ def accumulate(
         value: Any = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, AccumulateState]:
-        share = 1.0 / (state.micro_step.astype(jnp.float32) + 1.0)
-        grads = jax.tree.map(
-            lambda mean, g: mean + share.astype(mean.dtype) * (g.astype(mean.dtype) - mean), state.grads, updates
-        )
-        mean_value = state.value
+        def mean_with(mean: jax.Array, x: jax.Array) -> jax.Array:
+            # The share in the mean's own dtype: 1/3 in float32 would spoil a float64 mean.
+            return mean + (x.astype(mean.dtype) - mean) / (state.micro_step + 1).astype(mean.dtype)
+
+        grads = jax.tree.map(mean_with, state.grads, updates)
+        dtype, mean_value, rest = state.value.dtype, state.value, state.value_rest
         if value is not None:
-            value = check_scalar_value(value, where="accumulate").astype(jnp.float32)
-            mean_value = mean_value + share * (value - mean_value)
-            extra_args["value"] = mean_value
+            value = check_scalar_value(value, where="accumulate")
+            # In float64 wherever there is one. The state, whose dtypes are those of the parameters, holds the mean as a sum of
+            # two floats if it must: a float64 loss of float32 parameters is not to lose its last digits here.
+            wide = state.value.astype(_widest())
+            wide = mean_with(wide if isinstance(rest, tuple) else wide + rest.astype(wide.dtype), value)
+            mean_value = wide.astype(dtype)
+            rest = rest if isinstance(rest, tuple) else (wide - mean_value.astype(wide.dtype)).astype(dtype)
+            extra_args["value"] = wide if value.dtype == wide.dtype else mean_value
 
         def emit(grads: Any, inner_state: Any) -> tuple[Any, Any, Any]:
             mean_grads = optax.tree.cast_like(grads, updates)
@@ -88,9 +99,28 @@ def accumulate(
         return new_updates, AccumulateState(
             micro_step=jnp.where(done, 0, micro_step),
             num_updates=jnp.where(done, optax.safe_increment(state.num_updates), state.num_updates),
-            value=jnp.where(done, 0.0, mean_value),
+            value=jnp.where(done, jnp.zeros_like(mean_value), mean_value),
             grads=grads,
             inner=inner_state,
+            value_rest=jax.tree.map(lambda r: jnp.where(done, jnp.zeros_like(r), r), rest),
         )
 
     return optax.GradientTransformationExtraArgs(init, cast("Any", update))
+
+
+def _widest() -> Any:
+    """float64 under x64, else float32."""
+    return jax.dtypes.canonicalize_dtype(jnp.float64)
+
+
+def _check_gradients_have_means(params: optax.Params) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        where, dtype = f"parameter {jax.tree_util.keystr(path) or 'tree'}", getattr(leaf, "dtype", None)
+        if dtype is None:
+            raise TypeError(f"{where} must be a jax array, got {type(leaf).__name__} {leaf!r}. Write jnp.asarray(...).")
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"{where} has the dtype {dtype}: accumulate takes the mean of gradients, and integers have no gradient. Leave "
+                "such leaves out: optax.masked(accumulate(...), lambda params: jax.tree.map(lambda p: "
+                "jnp.issubdtype(p.dtype, jnp.inexact), params))."
+            )

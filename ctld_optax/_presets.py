@@ -41,8 +41,8 @@ def posterior_sampler(
     How to choose what is left:
 
     - The learning rate is a fraction of the limit of stability, :math:`2 (1+\mu)/U''` with U'' the largest curvature of
-      `value`: 3.8/U'' at momentum 0.9. A tenth of it is a good start. A harmonic `value` is sampled without error up to the limit,
-      where half of it is faster; with barriers the error grows with the learning rate, and half of that shows it.
+      `value`: 3.8/U'' at momentum 0.9. A tenth of it is a good start. A harmonic `value` is sampled without error up to the
+      limit, where half of it is faster; with barriers the error grows with the learning rate, and half of that shows it.
     - `tempering`'s strength such that at the hottest, T/(1 - strength), the barriers are one or two temperatures high. None
       where there is one mode: all steps then count.
     - A larger `alpha_step_size` makes more round trips, up to 0.1 in a few dimensions; it must fall with their number, as

@@ -87,6 +87,10 @@ def santa(
       code. For any other annealing pass a `temperature` schedule; it scales :math:`\eta` too.
     - The first noise needs g_0, which has no gradient yet; it is taken as g_1.
     - Exploration lasts `exploration_steps`; in the source it is t < burnin, one step less than burnin.
+    - An entry that has seen no gradient but 0 has no scale of its own yet: while :math:`v_t = 0`, its g is at most 1, with
+      which it moves as without a preconditioner. :math:`\lambda^{-1/2}`, 10^4 by default, would throw it by
+      :math:`10^4 \sqrt\eta` in the first step: rows of an embedding that a batch leaves out, weights of a pixel that is always
+      black, a start at a saddle.
     - An entry whose gradient or new state is not finite does not move in that step: its velocity becomes 0,
       its second moment and friction stay.
 
@@ -98,7 +102,9 @@ def santa(
       exploration_steps: >= 0, a Python integer; refinement follows.
       annealing: gamma >= 0. 0: constant temperature.
       decay: sigma in [0, 1]. 1: v stays 0, the preconditioner is 1/sqrt(eps) throughout.
-      eps: lambda > 0, in units of the gradient (not of its square).
+      eps: lambda > 0, in units of the gradient (not of its square). The noise moves an entry whose gradients are of size f by
+        about sqrt(eta / (lambda + f)) a step, however small f is: where gradients start tiny but not at 0, as near a
+        saddle, make lambda as large as the gradients that matter. The authors' code explores with 1e-4 (MATLAB).
       noise: as in :func:`ctld_optax.ctld`.
       momentum_dtype: of velocity, second moment and friction. None: that of each parameter, but at least float32.
       param_specs: as in :func:`ctld_optax.ctld`, for `jax.shard_map`.
@@ -157,16 +163,22 @@ def santa(
         target = eta * step ** -jnp.asarray(annealing, eta.dtype)  # of u^2
         new_key, noise_key = jax.random.split(state.key)
 
+        def preconditioner(v: jax.Array) -> jax.Array:
+            g = jax.lax.rsqrt(jnp.asarray(eps, v.dtype) + jnp.sqrt(v))
+            # With decay = 1 v is 0 for good, and lambda alone is meant to set the scale.
+            unseen = (v == 0.0) & (jnp.asarray(decay, v.dtype) < 1.0)
+            return jnp.where(unseen, jnp.minimum(g, jnp.ones_like(g)), g)
+
         def move(f: jax.Array, u: jax.Array, v: jax.Array, a: jax.Array, zeta: jax.Array | None) -> tuple[Any, ...]:
             """One leaf: (update, u, v, alpha). Exploration if there is noise."""
             dtype = u.dtype
             f, (ell, heat), root = f.astype(dtype), (rate.astype(dtype), target.astype(dtype)), jnp.sqrt(eta).astype(dtype)
             new_v = jnp.asarray(decay, dtype) * v + (1.0 - jnp.asarray(decay, dtype)) * f * f
-            g = jax.lax.rsqrt(jnp.asarray(eps, dtype) + jnp.sqrt(new_v))
+            g = preconditioner(new_v)
             new_a, kick = a, -ell * g * f
             if zeta is not None:
                 new_a = a + 0.5 * (u * u - heat)
-                old_g = jax.lax.rsqrt(jnp.asarray(eps, dtype) + jnp.sqrt(jnp.where(state.count > 0, v, new_v)))
+                old_g = preconditioner(jnp.where(state.count > 0, v, new_v))
                 kick = kick + jnp.sqrt(2.0 * root * heat * old_g) * zeta.astype(dtype)
             damping = jnp.exp(-0.5 * new_a)
             new_u = damping * (damping * u + kick)

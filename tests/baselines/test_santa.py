@@ -106,6 +106,54 @@ def test_a_bad_gradient_entry_stops_itself_only(bad, exploration_steps):
     assert abs(updates[1]) > 0.0
 
 
+@pytest.mark.parametrize(("learning_rate", "temperature"), [(1e-3, 1e-3), (1e-2, 1e-2)])
+def test_a_start_at_a_saddle_is_left_at_the_pace_of_the_noise(learning_rate, temperature):
+    """All gradients start at 0. One step is that of g = 1, and in the end the loss is at its temperature."""
+
+    def loss(params):
+        return 0.5 * jnp.square(jnp.dot(params["a"], params["b"]) - 1.0)
+
+    params = {"a": jnp.zeros(3), "b": jnp.zeros(3)}
+    tx = baselines.santa(learning_rate, temperature, key=0, exploration_steps=20_000, annealing=0.0)
+    start = tx.init(params)
+    updates, state = tx.update(jax.grad(loss)(params), start, params)
+    eta = learning_rate * temperature
+    for name, update in updates.items():
+        u, new_u = start.velocity[name], state.velocity[name]
+        np.testing.assert_allclose(update, 0.5 * (u + new_u), rtol=1e-6)
+        # The noise of u has the g of the step too: all of it is thermal, a few sqrt(eta), not sqrt(eta) / eps^(1/2).
+        assert np.all(np.abs(new_u) < 6.0 * np.sqrt(eta))
+    assert abs(float(loss(optax.apply_updates(params, updates))) - 0.5) < 100.0 * eta
+
+    def step(carry, _):
+        params, state = carry
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    _, losses = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=20_000))((params, start))
+    assert np.max(losses) < 20.0  # measured 0.5 and 7.8; with g = eps^(-1/2) 25,000 and 6e9
+    # T/2 is what one direction of curvature holds.
+    assert np.mean(losses[10_000:]) < 5.0 * temperature
+
+
+def test_only_what_has_seen_no_gradient_is_held_back_and_only_from_above():
+    params = jnp.asarray([0.0, 1e-3])
+    grads = jnp.asarray([0.0, 1e-3])
+
+    def first_update(**changes):
+        tx = baselines.santa(1e-3, 1e-3, **({"key": 0, "exploration_steps": 0} | changes))
+        state = tx.init(params)
+        updates, new_state = tx.update(grads, state, params)
+        return np.asarray(updates / (0.5 * (state.velocity + new_state.velocity)))
+
+    seen = (1e-8 + np.sqrt(1e-3) * 1e-3) ** -0.5
+    np.testing.assert_allclose(first_update(), [1.0, seen], rtol=1e-4)
+    # A lambda that asks for less than 1 gets it, and without a second moment lambda is all there is.
+    np.testing.assert_allclose(first_update(eps=4.0)[0], 0.5, rtol=1e-4)
+    np.testing.assert_allclose(first_update(decay=1.0, eps=1e-4), [100.0, 100.0], rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

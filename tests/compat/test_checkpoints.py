@@ -1,13 +1,19 @@
 """Save, lose, damage, resume: what comes back is what was saved, bit for bit, or an error that says why not."""
 
+import concurrent.futures
+import errno
+import fcntl
 import io
+import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import flax.serialization
 import jax
@@ -203,6 +209,233 @@ def test_save_keeps_the_newest_and_leaves_no_litter(tmp_path):
     for step in range(1, 6):
         checkpoint.save(tmp_path, step, {"x": jnp.ones(2)}, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000004.npz", "step_00000005.npz"]
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_only_sound_checkpoints_count_and_the_newest_of_them_stays(tmp_path):
+    for step in (80, 90, 100):
+        checkpoint.save(tmp_path, step, after(1))
+    damaged = tmp_path / "step_00000100.npz"
+    damaged.write_bytes(damaged.read_bytes()[:-1000])
+    checkpoint.save(tmp_path, 95, after(2), keep=1)
+    assert names(tmp_path) == ["step_00000095.npz", "step_00000100.npz"]
+    with pytest.warns(RuntimeWarning, match="passed over"):
+        step, state = checkpoint.restore_latest(tmp_path, fresh())
+    assert step == 95
+    equal(state, after(2))
+    # A damaged one among the older ones does not take the place of a sound one either; nor is it deleted.
+    checkpoint.save(tmp_path, 110, after(3), keep=2)
+    assert names(tmp_path) == ["step_00000095.npz", "step_00000100.npz", "step_00000110.npz"]
+    checkpoint.save(tmp_path, 120, after(3), keep=2)
+    assert names(tmp_path) == ["step_00000100.npz", "step_00000110.npz", "step_00000120.npz"]
+
+
+def test_an_array_damaged_behind_a_sound_header_counts_for_nothing(tmp_path):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, after(step))
+    with np.load(tmp_path / "step_00000002.npz") as file:
+        arrays = dict(file)
+    arrays["['step']"] = arrays["['step']"] + 1
+    np.savez(tmp_path / "step_00000002.npz", **arrays)
+    checkpoint.save(tmp_path, 3, after(3), keep=2)
+    assert names(tmp_path) == ["step_00000001.npz", "step_00000002.npz", "step_00000003.npz"]
+
+
+def test_checkpoints_of_other_runs_and_of_later_steps_are_left_alone(tmp_path):
+    checkpoint.save(tmp_path, 1, {"other": jnp.ones(2)})
+    checkpoint.save(tmp_path, 2, after(1), settings={"temperature": 0.5})
+    (tmp_path / "step_00000003.npz").write_bytes(b"no checkpoint at all")
+    checkpoint.save(tmp_path, 9, after(9))
+    for step in (4, 5, 6):
+        checkpoint.save(tmp_path, step, after(1), keep=1, settings={"temperature": 0.1})
+    assert names(tmp_path) == [f"step_0000000{step}.npz" for step in (1, 2, 3, 6, 9)]
+
+
+@pytest.mark.parametrize("content", ["other program", "other settings", "no npz", "foreign npz", "damaged", "folder"])
+def test_what_stands_in_the_place_of_a_new_one_is_not_lost(content, tmp_path):
+    path = tmp_path / "step_00000007.npz"
+    if content == "folder":
+        path.mkdir()
+        (path / "notes").write_text("mine")
+    elif content == "no npz":
+        path.write_text("mine")
+    elif content == "foreign npz":
+        np.savez(path, mine=np.ones(3))
+    else:
+        state = {"mine": jnp.ones(3)} if content == "other program" else after(1)
+        checkpoint.save(tmp_path, 7, state, settings={"temperature": 0.5} if content == "other settings" else None)
+        if content == "damaged":
+            path.write_bytes(path.read_bytes()[:-1000])
+    before = (path / "notes").read_text() if content == "folder" else path.read_bytes()
+    with pytest.warns(RuntimeWarning, match=r"step_00000007.npz was damaged or of another run.* it is now .*aside-1"):
+        checkpoint.save(tmp_path, 7, after(2), settings={"temperature": 0.1})
+    aside = tmp_path / "step_00000007.npz.aside-1"
+    assert ((aside / "notes").read_text() if content == "folder" else aside.read_bytes()) == before
+    equal(checkpoint.load(path, fresh(), settings={"temperature": 0.1}), after(2))
+    # The run's own is replaced, as by a run that has gone back a few steps.
+    checkpoint.save(tmp_path, 7, after(3), settings={"temperature": 0.1})
+    assert names(tmp_path) == ["step_00000007.npz", "step_00000007.npz.aside-1"]
+
+
+def test_a_file_that_another_process_is_writing_is_left_to_it(tmp_path):
+    program = """
+import os, sys, time
+from pathlib import Path
+from ctld_optax import checkpoint
+file, partial = checkpoint._open_partial(Path(sys.argv[1]) / "step_00000001.npz")
+file.write(b"half of it")
+file.flush()
+print(partial, flush=True)
+sys.stdin.readline()
+"""
+    writing = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    partial = Path(writing.stdout.readline().strip())
+    checkpoint.save(tmp_path, 2, {"x": jnp.ones(2)})
+    assert partial.read_bytes() == b"half of it"
+    writing.kill()
+    writing.communicate()
+    checkpoint.save(tmp_path, 3, {"x": jnp.ones(2)})
+    assert not partial.exists()
+
+
+def test_where_files_cannot_be_locked_a_leftover_may_be_someones_and_stays(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    partial = tmp_path / ".step_00000001.npz.999999.partial"
+    partial.write_bytes(b"half of it")
+    checkpoint.save(tmp_path, 2, {"x": jnp.ones(2)})
+    assert names(tmp_path) == [partial.name, "step_00000002.npz"]
+
+
+def test_threads_that_save_side_by_side_do_not_meet(tmp_path):
+    state = {"x": jnp.arange(50_000.0)}
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda index: checkpoint.save(tmp_path, index % 4, state, keep=4), range(80)))
+    assert names(tmp_path) == [f"step_0000000{step}.npz" for step in range(4)]
+    for step in range(4):
+        np.testing.assert_array_equal(checkpoint.load(tmp_path / f"step_0000000{step}.npz", state)["x"], state["x"])
+
+
+def test_a_full_disk_leaves_what_was_there_and_no_litter(tmp_path):
+    checkpoint.save(tmp_path, 1, {"x": jnp.ones(2)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"step_00000002.npz could not be written: File too large. .* Make room"):
+            checkpoint.save(tmp_path, 2, {"x": jnp.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == ["step_00000001.npz"]
+    with pytest.raises(NotADirectoryError, match=r"step_00000001.npz is a file, and .*deeper was to be a folder"):
+        checkpoint.save(tmp_path / "step_00000001.npz" / "deeper", 1, {"x": jnp.ones(2)})
+
+
+class Named(NamedTuple):
+    file: jax.Array  # the name of np.savez's first parameter
+    allow_pickle: jax.Array
+
+
+def test_any_field_name_can_be_saved_and_no_name_twice(tmp_path):
+    state = Named(jnp.ones(2), jnp.zeros(3))
+    same(checkpoint.load(checkpoint.save(tmp_path, 1, state), state), state)
+
+    @jax.tree_util.register_pytree_with_keys_class
+    class Twins:
+        def tree_flatten_with_keys(self):
+            key = jax.tree_util.GetAttrKey("x")
+            return ((key, jnp.ones(1)), (key, jnp.zeros(1))), None
+
+        @classmethod
+        def tree_unflatten(cls, aux, children):
+            return cls()
+
+    with pytest.raises(ValueError, match="two leaves have the name x"):
+        checkpoint.state_to_arrays(Twins())
+
+
+def sampler(**changes):
+    return ctld_optax.ctld(**({"learning_rate": 0.05, "temperature": 0.01, "key": 1} | changes))
+
+
+SETTINGS = {
+    "delta_prime": (
+        {"tempering": ctld_optax.PolynomialTempering(delta_prime=1.2)},
+        r"tempering\.delta_prime was 1\.5 and .* 1\.2",
+    ),
+    "strength": ({"tempering": ctld_optax.PolynomialTempering(strength=0.5)}, r"tempering\.strength was 0\.85 and is now 0\.5"),
+    "bias class": (
+        {"bias": ctld_optax.AdaptiveBiasingForce(num_bins=375)},
+        "bias was 'Metadynamics' and is now 'AdaptiveBiasingForce'",
+    ),
+    "bias_factor": ({"bias": ctld_optax.Metadynamics(bias_factor=None)}, r"bias\.bias_factor was 5\.0 and is now None"),
+    "coupling": ({"coupling": "hamiltonian"}, "coupling was 'Standardized' and is now 'Hamiltonian'"),
+    "confinement": ({"confinement": "force"}, "confinement was 'ReflectingWall' and is now 'ForceWall'"),
+    "temperature": ({"temperature": 0.02}, r"temperature\(0\) was 0\.0\d+ and is now 0\.0"),
+    "schedule": (
+        {"learning_rate": optax.linear_schedule(0.05, 0.0, 1000)},
+        r"learning_rate\(10\) was 0\.05.* and is now 0\.049",
+    ),
+    "momentum": ({"momentum": 0.8}, r"momentum was 0\.9 and is now 0\.8"),
+    "noise": ({"noise": "gaussian"}, "source was 'irwin_hall' and is now 'gaussian'"),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_another_setting_is_named_with_both_values(setting, tmp_path):
+    changes, words = SETTINGS[setting]
+    params = {"w": jnp.ones(2)}
+    state = sampler().init(params)
+    checkpoint.save(tmp_path, 1, state, settings=sampler())
+    other = sampler(**changes)
+    # What makes it worth a check: nothing but the settings tells the two apart.
+    assert jax.tree.map(jnp.shape, other.init(params)) == jax.tree.map(jnp.shape, state)
+    with pytest.raises(CheckpointError, match=words + ".*Build the sampler as it was, or"):
+        checkpoint.restore_latest(tmp_path, other.init(params), settings=other)
+    same(checkpoint.restore_latest(tmp_path, state, settings=sampler(key=99, param_specs=None))[1], state)
+    with pytest.warns(RuntimeWarning, match="restored without settings, but saved with some"):
+        same(checkpoint.restore_latest(tmp_path, other.init(params))[1], state)
+
+
+def test_settings_may_be_a_dict_and_what_only_one_side_has_is_not_compared():
+    state = {"x": jnp.ones(2)}
+    written = {"weights": sampler(), "decay": np.float32(0.5), "sizes": [3, 4], "dtype": jnp.bfloat16, "mask": np.arange(5)}
+    arrays = checkpoint.state_to_arrays(state, settings=written)
+    same(checkpoint.state_from_arrays(arrays, state, settings=written), state)
+    same(checkpoint.state_from_arrays(arrays, state, settings={"decay": 0.5, "new": None}), state)
+    for name, value, words in (
+        ("weights", sampler(momentum=0.5), r"weights\.momentum was 0\.9 and is now 0\.5"),
+        ("sizes", [3, 5], r"sizes\.1 was 4 and is now 5"),
+        ("dtype", jnp.float32, "dtype was 'bfloat16' and is now 'float32'"),
+        ("mask", np.arange(5) + 1, r"mask was 'array \(5,\)"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            checkpoint.state_from_arrays(arrays, state, settings={name: value})
+    with pytest.raises(CheckpointError, match=r"the settings saved are \['decay'.* those given \['other'\]. Name them alike"):
+        checkpoint.state_from_arrays(arrays, state, settings={"other": 1})
+    switch = ctld_optax.phase_switch(sampler(), optax.sgd(0.05), 10)
+    for wrong in (switch, {"tx": switch}, jax.random.key(0), lambda: None):
+        with pytest.raises(TypeError, match=r"must be what ctld gave|is a function that is no schedule"):
+            checkpoint.state_to_arrays(state, settings=wrong)
+
+
+def test_files_of_before_there_were_settings_are_read(tmp_path):
+    # Without settings a file is what it was, to the byte of its header.
+    state = {"x": np.ones(2, np.float32)}
+    header = json.loads(checkpoint.state_to_arrays(state)["__header__"].tobytes())
+    assert header["body"] == (
+        '{"format": "ctld_optax.state", "leaves": {"[\'x\']": {"dtype": "float32", "sha256": '
+        '"09deb7811229b50e97dab13bfb7fe37f067d26d8871aeaec6eab631c00bb7a29", "shape": [2]}}, "version": 1}'
+    )
+    checkpoint.save(tmp_path, 1, state)
+    with pytest.warns(RuntimeWarning, match="saved without any"):
+        same(checkpoint.restore_latest(tmp_path, state, settings=sampler())[1], state)
 
 
 @pytest.fixture(scope="module")
