@@ -22,8 +22,8 @@ import optax
 from flax import linen as nn
 from matplotlib import pyplot as plt
 
-from benchmarks import data, methods, summary, sweep, training
-from benchmarks.sweep import Experiment, Range, Row
+from benchmarks.harness import data, methods, summary, sweep, training
+from benchmarks.harness.sweep import Experiment, Range, Row
 
 NAME = "char_rnn"
 LAYERS, UNITS = 3, 64  # the paper's

@@ -2,8 +2,8 @@
 
     python -m benchmarks.digits
 
-Trains the network of benchmarks/deep_mlp.py with SGD-M, Adam, SGHMC (the same sampler at constant temperature) and CTLD ->
-SGD-M for the same number of steps, prints accuracy and loss for every seed, and draws what happened.
+Trains the network of benchmarks/harness/deep_mlp.py with SGD-M, Adam, SGHMC (the same sampler at constant temperature) and
+CTLD -> SGD-M for the same number of steps, prints accuracy and loss for every seed, and draws what happened.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import ctld_optax
-from benchmarks import data, deep_mlp, record
+from benchmarks.harness import data, deep_mlp, provenance
 from ctld_optax import diagnostics, plotting
 
 CHUNK = 50  # steps between two evaluations, one compiled scan
@@ -184,7 +184,7 @@ def write_json(path: pathlib.Path, results: dict[str, dict[str, Any]], seeds: Se
         }
         for name, result in results.items()
     }
-    path.write_text(json.dumps({"provenance": record.provenance(), "config": config, "results": rows}, indent=1) + "\n")
+    path.write_text(json.dumps({"provenance": provenance.nested(), "config": config, "results": rows}, indent=1) + "\n")
 
 
 def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> None:

@@ -17,8 +17,9 @@ import numpy as np
 import optax
 
 import ctld_optax
-from benchmarks import char_rnn, methods, summary, sweep
-from benchmarks.sweep import Method, Row
+from benchmarks import char_rnn
+from benchmarks.harness import methods, summary, sweep
+from benchmarks.harness.sweep import Method, Row
 
 NAME = "phases"
 STANDARD, UNSAMPLED = "as in the comparison", "no sampling"

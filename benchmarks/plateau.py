@@ -20,10 +20,21 @@ import optax
 from matplotlib import pyplot as plt
 
 import ctld_optax
-from benchmarks import methods, plateau_tuned, summary, sweep
-from benchmarks.handover import hand_over_when
-from benchmarks.plateau_maps import Map, bands_table, collect, draw_fates, draw_map, ends, grid, lost_while_sampling, wider
-from benchmarks.sweep import Method, Range, Row
+from benchmarks import plateau_tuned
+from benchmarks.harness import methods, summary, sweep
+from benchmarks.harness.handover import hand_over_when
+from benchmarks.harness.plateau_maps import (
+    Map,
+    bands_table,
+    collect,
+    draw_fates,
+    draw_map,
+    ends,
+    grid,
+    lost_while_sampling,
+    wider,
+)
+from benchmarks.harness.sweep import Method, Range, Row
 from ctld_optax import plotting
 
 NAME = "plateau"

@@ -15,9 +15,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 
-from benchmarks import plateau_tuned, summary, sweep
-from benchmarks.plateau_maps import LEFT, Map, collect, draw_map, grid, rates_table
-from benchmarks.sweep import Method, Range, Row
+from benchmarks import plateau_tuned
+from benchmarks.harness import summary, sweep
+from benchmarks.harness.plateau_maps import LEFT, Map, collect, draw_map, grid, rates_table
+from benchmarks.harness.sweep import Method, Range, Row
 
 NAME = "plateau_rates"
 GRID = 10  # learning rates of a method

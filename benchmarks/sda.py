@@ -20,8 +20,8 @@ import matplotlib as mpl
 from flax import linen as nn
 from matplotlib import pyplot as plt
 
-from benchmarks import data, methods, summary, sweep, training
-from benchmarks.sweep import Experiment, Method, Point, Range, Row
+from benchmarks.harness import data, methods, summary, sweep, training
+from benchmarks.harness.sweep import Experiment, Method, Point, Range, Row
 from ctld_optax import plotting
 
 NAME = "sda"

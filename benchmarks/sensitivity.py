@@ -19,8 +19,9 @@ from matplotlib import pyplot as plt
 from scipy import stats
 
 import ctld_optax
-from benchmarks import char_rnn, methods, summary, sweep
-from benchmarks.sweep import Method, Row
+from benchmarks import char_rnn
+from benchmarks.harness import methods, summary, sweep
+from benchmarks.harness.sweep import Method, Row
 from ctld_optax import plotting
 
 NAME = "sensitivity"

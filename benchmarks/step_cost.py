@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ctld_optax
-from benchmarks import record
+from benchmarks.harness import provenance
 from ctld_optax import baselines, plotting
 
 LEARNING_RATE, TEMPERATURE = 1e-4, 1e-8  # small, so that parameters stay finite over any number of steps
@@ -329,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     mpl.use("agg")
     console = Console(width=max(100, Console().width))  # the tables need it, also where the output is no terminal
-    console.print(record.provenance())
+    console.print(provenance.nested())
 
     def wanted(name: str) -> bool:
         return options.layouts is None or any(text in name for text in options.layouts)
@@ -357,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not rows:
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    origin = record.flat()
+    origin = provenance.flat()
     columns = {**rows[0], **origin}
     with (options.out / "step_cost.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)

@@ -12,7 +12,7 @@ from typing import Any
 import optax
 
 import ctld_optax
-from benchmarks.sweep import Method, Range
+from benchmarks.harness.sweep import Method, Range
 from ctld_optax import baselines
 
 MOMENTUM = 0.9

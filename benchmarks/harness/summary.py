@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from scipy import stats
 
-from benchmarks.sweep import Row
+from benchmarks.harness.sweep import Row
 from ctld_optax import plotting
 
 COLORS = {

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import ctld_optax
-from benchmarks.sweep import Method, Point, Trainer
+from benchmarks.harness.sweep import Method, Point, Trainer
 from ctld_optax import diagnostics
 
 
