@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import ctld_optax
-from benchmarks.harness import data, deep_mlp, provenance
+from benchmarks.harness import data, deep_mlp, provenance, summary
 from ctld_optax import diagnostics, plotting
 
 CHUNK = 50  # steps between two evaluations, one compiled scan
@@ -191,7 +191,7 @@ def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> 
     colors = (plotting.BLUE, plotting.GREEN, plotting.SKY, plotting.PURPLE, plotting.VERMILLION, plotting.ORANGE)
     style = dict(zip(jobs(tune=False), colors, strict=True))
     switch = steps // 2
-    with mpl.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
+    with summary.styled():
         figure = plt.figure(figsize=(12, 7.2), layout="constrained")
         axes = figure.subplot_mosaic([["loss", "accuracy"], ["temperature", "alpha"]], width_ratios=(1.35, 1))
         for name, result in results.items():
@@ -203,9 +203,7 @@ def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> 
             xlabel="step", ylabel="training loss  [nats]", yscale="log", title="Training loss: mean and every seed"
         )
         axes["accuracy"].set(xlabel="step", ylabel="test accuracy", ylim=(0, 1.02), title="Test accuracy")
-        figure.legend(
-            *axes["accuracy"].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize="small", frameon=False
-        )
+        figure.legend(*axes["accuracy"].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize="small")
         for ax in (axes["loss"], axes["accuracy"]):
             ax.set_xlim(0, steps)
             ax.axvline(switch, color="0.25", linewidth=0.9, linestyle="--")
@@ -218,7 +216,7 @@ def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> 
             axes["temperature"].set(title="CTLD's temperature, first seed", xlim=(0, steps))
             plotting.alpha_occupation(tempered["alpha"][:, :switch], ax=axes["alpha"])
             axes["alpha"].set_title(r"Where $\alpha$ was while sampling, all seeds")
-            axes["alpha"].legend(loc="upper center", ncols=3, frameon=False, fontsize="small")
+            axes["alpha"].legend(loc="upper center", ncols=3, fontsize="small")
         figure.savefig(path, dpi=150)
         plt.close(figure)
 

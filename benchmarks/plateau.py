@@ -140,10 +140,10 @@ def draw(path: pathlib.Path, found: Mapping[float, Mapping[str, Map]]) -> None:
             left.set(xscale="log", ylim=(-0.03, 1.03), xlabel="base temperature  [nats]", ylabel="test accuracy (0: diverged)")
             left.set(title=title)
             if drawn:
-                left.legend(frameon=False, fontsize="small", loc="best")
+                left.legend(fontsize="small", loc="best")
                 draw_fates(right, drawn)
         handles, labels = axes[0, 1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower right", ncols=len(labels), frameon=False)
+        figure.legend(handles, labels, loc="outside lower right", ncols=len(labels))
         figure.savefig(path, dpi=110)
         plt.close(figure)
 
