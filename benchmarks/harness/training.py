@@ -38,6 +38,7 @@ class Fit:
       steps: number of steps, a multiple of `points`.
       points: measurements on the way, equally spaced.
       record: (loss, optimizer's state) -> what `follow` keeps of each single step.
+      compile_start: whether the first weights are drawn by a compiled program, too, which rounds their last digit otherwise.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Fit:
         steps: int,
         points: int,
         record: Callable[[jax.Array, Any], Any] = lambda _loss, _state: None,
+        compile_start: bool = True,
     ) -> None:
         if steps % points:
             raise ValueError(f"steps must be a multiple of the {points} points of a curve, got {steps}.")
@@ -76,7 +78,9 @@ class Fit:
             measured = (*task.evaluate(carry[0], data, frozen), noise_temperature(carry[1], done + self.chunk))
             return carry, measured, recorded
 
-        self.start = jax.jit(jax.vmap(start, (0, 0, None)))
+        self.start = jax.vmap(start, (0, 0, None))
+        if compile_start:
+            self.start = jax.jit(self.start)
         self.advance = jax.jit(jax.vmap(advance, (0, 0, 0, 0, None, None)))
 
     def follow(self, hyper: Mapping[str, jax.Array], seeds: jax.Array, frozen: Any = ()) -> Iterator[tuple[Any, Point, Any]]:
