@@ -22,8 +22,8 @@ import optax
 from flax import linen as nn
 from matplotlib import pyplot as plt
 
-from benchmarks import data, methods, summary, sweep, training
-from benchmarks.sweep import Experiment, Range, Row
+from benchmarks.harness import data, methods, summary, sweep, training
+from benchmarks.harness.sweep import Experiment, Range, Row
 
 NAME = "char_rnn"
 LAYERS, UNITS = 3, 64  # the paper's
@@ -141,9 +141,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
             ax.axvline(methods.SAMPLING_SHARE * steps, color="0.25", linewidth=0.9, linestyle="--", label=label)
             ax.set(title=f"{column} set", ylabel="perplexity per character", yscale="log")
             summary.plain_ticks(ax)
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, fontsize="small", frameon=False
-        )
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, fontsize="small")
         figure.savefig(folder / "char_rnn.png", dpi=150)
         plt.close(figure)
     return "\n\n".join(

@@ -2,13 +2,14 @@
 
     python -m benchmarks.digits
 
-Trains the network of benchmarks/deep_mlp.py with SGD-M, Adam, SGHMC (the same sampler at constant temperature) and CTLD ->
-SGD-M for the same number of steps, prints accuracy and loss for every seed, and draws what happened.
+Trains the network of benchmarks/harness/deep_mlp.py with SGD-M, Adam, SGHMC (the same sampler at constant temperature) and
+CTLD -> SGD-M for the same number of steps, prints accuracy and loss for every seed, and draws what happened.
 """
 
 import argparse
 import functools
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -25,110 +26,114 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-import ctld_optax
-from benchmarks import data, deep_mlp, record
+from benchmarks.harness import data, deep_mlp, methods, provenance, summary, training
+from benchmarks.harness.sweep import Hyperparameters, Method
 from ctld_optax import diagnostics, plotting
 
 CHUNK = 50  # steps between two evaluations, one compiled scan
-LEARNING_RATE = 0.01  # of SGD-M in every row; SGD-M's own four trials are all at chance
-MOMENTUM = 0.9
-
-Factory = Callable[[Any, int], optax.GradientTransformation]
+FIXED = {"learning_rate": 0.01, "friction": 1.0 - methods.MOMENTUM}  # of all rows; SGD-M's own four trials are all at chance
 
 
-class Method(NamedTuple):
-    """A way to train, its one tuned hyperparameter and the four values that were tried (`--tune`)."""
+class Knob(NamedTuple):
+    """The one hyperparameter that a method was tuned by, the four values that were tried (`--tune`), and those in the table."""
 
-    knob: str
-    trials: tuple[float, float, float, float]
+    name: str
+    label: str
+    tried: tuple[float, float, float, float]
     chosen: tuple[float, ...]
-    make: Callable[[float, Any, int], optax.GradientTransformation]  # (hyperparameter, key, steps)
 
 
-def _two_phases(temperature: float, key: Any, steps: int, **options: Any) -> optax.GradientTransformation:
-    """Half the steps sampling, half SGD-M."""
-    sampler = ctld_optax.ctld(LEARNING_RATE, temperature, MOMENTUM, key=key, **options)
-    return ctld_optax.phase_switch(sampler, optax.sgd(LEARNING_RATE, MOMENTUM), steps // 2)
-
-
-METHODS = {
-    "SGD-M": Method("lr", (1e-3, 1e-2, 1e-1, 1.0), (1e-2,), lambda lr, _key, _steps: optax.sgd(lr, MOMENTUM)),
-    "Adam": Method("lr", (3e-4, 1e-3, 3e-3, 1e-2), (3e-3,), lambda lr, _key, _steps: optax.adam(lr)),
+METHODS: dict[str, tuple[Callable[..., Any], Knob]] = {
+    "SGD-M": (methods.sgd_m, Knob("learning_rate", "lr", (1e-3, 1e-2, 1e-1, 1.0), (1e-2,))),
+    "Adam": (methods.adam, Knob("learning_rate", "lr", (3e-4, 1e-3, 3e-3, 1e-2), (3e-3,))),
     # The sampler at constant temperature. Both at one cold temperature, and each at its best of the four.
-    "SGHMC": Method("T", (2e-5, 4e-5, 6e-5, 1.2e-4), (2.5e-5, 6e-5), functools.partial(_two_phases, tempering=None)),
-    "CTLD": Method("T", (1e-5, 2.5e-5, 4e-5, 6e-5), (2.5e-5, 4e-5), _two_phases),
+    "SGHMC": (methods.sghmc, Knob("temperature", "T", (2e-5, 4e-5, 6e-5, 1.2e-4), (2.5e-5, 6e-5))),
+    "CTLD": (methods.two_phases, Knob("temperature", "T", (1e-5, 2.5e-5, 4e-5, 6e-5), (2.5e-5, 4e-5))),
 }
 TUNING_SEEDS = (100, 101)  # not reported
 
 
-def jobs(tune: bool) -> dict[str, Factory]:
-    """Label -> (key, steps) -> transformation, for the chosen hyperparameters or for all that were tried."""
+def jobs(tune: bool) -> dict[str, Method]:
+    """Label -> method, for the chosen hyperparameters or for all that were tried."""
     return {
-        f"{name}, {method.knob} = {value:g}": functools.partial(method.make, value)
-        for name, method in METHODS.items()
-        for value in (method.trials if tune else method.chosen)
+        f"{name}, {knob.label} = {value:g}": at({**FIXED, knob.name: value}, make)
+        for name, (make, knob) in METHODS.items()
+        for value in (knob.tried if tune else knob.chosen)
     }
 
 
+def at(hyper: Hyperparameters, make: Callable[..., Any]) -> Method:
+    """A method with nothing left to choose: its hyperparameters are constants of the program."""
+    return Method({}, lambda _, key, steps: make(hyper, key, steps))
+
+
+def task(split: data.Split) -> training.Task:
+    """Measured: the loss on the training set and the accuracy on the test set. `frozen` has a key for each step's minibatch."""
+
+    def loss(params: Any, memory: Any, arrays: Any, keys: Any, step: Any, _key: Any) -> tuple[jax.Array, Any]:
+        return deep_mlp.minibatch_loss(params, keys[step], *arrays["train"]), memory
+
+    def evaluate(params: Any, arrays: Any, _keys: Any) -> tuple[jax.Array, float, jax.Array]:
+        return deep_mlp.loss(params, *arrays["train"]), math.nan, deep_mlp.accuracy(params, *arrays["test"])
+
+    return training.Task(
+        init=lambda key: deep_mlp.MODEL.init(key, jnp.zeros((1, split.train_x.shape[1]))),
+        begin=lambda _arrays: (),
+        loss=loss,
+        evaluate=evaluate,
+        data=jax.tree.map(jnp.asarray, {"train": (split.train_x, split.train_y), "test": (split.test_x, split.test_y)}),
+    )
+
+
+def minibatch_keys(seed: jax.Array, steps: int) -> jax.Array:
+    """Shape (steps,), each split off the one before: not `training.Fit`'s own, but those of the runs in the README."""
+
+    def split_off(key: Any, _: None) -> tuple[Any, Any]:
+        key, minibatch_key = jax.random.split(key)
+        return key, minibatch_key
+
+    return jax.lax.scan(split_off, jax.random.fold_in(jax.random.key(seed), 2), length=steps)[1]
+
+
+def trajectory(loss: jax.Array, opt_state: Any) -> dict[str, Any]:
+    """What is kept of every step."""
+    tempered = optax.tree.get(opt_state, "alpha") is not None
+    return {"minibatch_loss": loss, **(diagnostics.snapshot(opt_state)._asdict() if tempered else {})}
+
+
 def train(
-    factory: Factory,
+    method: Method,
     split: data.Split,
     seeds: Sequence[int],
     steps: int,
     on_chunk: Callable[[int], None],
     curves: dict[str, list[np.ndarray]],
 ) -> None:
-    """Trains one replica a seed, all at once under `vmap`; appends one entry a chunk to each of `curves`.
-
-    The replicas share nothing: each has its own weights, minibatches and noise, all from its seed.
-    """
-    train_x, train_y, test_x, test_y = (jnp.asarray(array) for array in split)
-
-    def start(seed: jax.Array) -> tuple[Any, Any, Any]:
-        params_key, noise_key, batch_key = jax.random.split(jax.random.key(seed), 3)
-        params = deep_mlp.MODEL.init(params_key, train_x[:1])
-        return params, factory(noise_key, steps).init(params), batch_key
-
-    tx = optax.with_extra_args_support(factory(0, steps))  # `update` takes its key from the state
-
-    def step(carry: tuple[Any, Any, Any], _: None) -> tuple[tuple[Any, Any, Any], Any]:
-        params, opt_state, key = carry
-        key, batch_key = jax.random.split(key)
-        loss, grads = jax.value_and_grad(deep_mlp.minibatch_loss)(params, batch_key, train_x, train_y)
-        updates, opt_state = tx.update(grads, opt_state, params, value=loss)
-        tempered = optax.tree.get(opt_state, "alpha") is not None
-        trajectory = diagnostics.snapshot(opt_state)._asdict() if tempered else {}
-        return (optax.apply_updates(params, updates), opt_state, key), {"minibatch_loss": loss, **trajectory}
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    @jax.vmap
-    def chunk(carry: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any, Any], Any]:
-        carry, recorded = jax.lax.scan(step, carry, None, length=CHUNK)
-        params = carry[0]
-        recorded["train_loss"] = deep_mlp.loss(params, train_x, train_y)
-        recorded["test_accuracy"] = deep_mlp.accuracy(params, test_x, test_y)
-        return carry, recorded
-
-    carry = jax.vmap(start)(jnp.asarray(seeds))
-    for done in range(CHUNK, steps + 1, CHUNK):
-        carry, recorded = chunk(carry)
-        for name, values in jax.device_get(recorded).items():
+    """Trains one replica a seed, all at once; appends one entry a chunk to each of `curves`."""
+    points = steps // CHUNK
+    # Not compiled, as in the README's runs: a method on the edge trains or fails by the last digit of its weights.
+    fit = training.Fit(task(split), method, steps=steps, points=points, record=trajectory, compile_start=False)
+    replicas = jnp.asarray(seeds)
+    keys = jax.vmap(functools.partial(minibatch_keys, steps=steps))(replicas)
+    for _, point, recorded in fit.follow({}, replicas, keys):
+        entries = {**jax.device_get(recorded), "train_loss": point.train, "test_accuracy": point.test}
+        for name, values in entries.items():
             curves.setdefault(name, []).append(values)
-        on_chunk(done)
+        on_chunk(point.step)
 
 
-def run(factories: dict[str, Factory], seeds: Sequence[int], steps: int, console: Console) -> dict[str, dict[str, Any]]:
+def run(wanted: dict[str, Method], seeds: Sequence[int], steps: int, console: Console) -> dict[str, dict[str, Any]]:
     """All methods, one after the other. Ctrl-C ends it early, with what is done so far."""
     split = data.digits()
     results: dict[str, dict[str, Any]] = {}
     columns = (TextColumn("{task.description:<30}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        for name, factory in factories.items():
-            task = progress.add_task(name, total=steps)
+        for name, method in wanted.items():
+            bar = progress.add_task(name, total=steps)
             curves: dict[str, list[np.ndarray]] = {}
             began = time.perf_counter()
             try:
-                train(factory, split, seeds, steps, lambda done, task=task: progress.update(task, completed=done), curves)
+                train(method, split, seeds, steps, lambda done, bar=bar: progress.update(bar, completed=done), curves)
             except KeyboardInterrupt:
                 console.print(f"Interrupted in {name}; what is done so far is written.")
                 break
@@ -167,13 +172,13 @@ def write_json(path: pathlib.Path, results: dict[str, dict[str, Any]], seeds: Se
     config = {
         "steps": steps,
         "seeds": list(seeds),
-        "sampling_steps": steps // 2,
+        "sampling_steps": methods.sampling_steps(steps),
         "batch": deep_mlp.BATCH,
         "hidden_layers": deep_mlp.HIDDEN_LAYERS,
         "width": deep_mlp.WIDTH,
-        "learning_rate": LEARNING_RATE,
-        "momentum": MOMENTUM,
-        "trials": {name: {method.knob: method.trials} for name, method in METHODS.items()},
+        "learning_rate": FIXED["learning_rate"],
+        "momentum": methods.MOMENTUM,
+        "trials": {name: {knob.label: knob.tried} for name, (_, knob) in METHODS.items()},
     }
     rows = {
         name: {
@@ -184,14 +189,14 @@ def write_json(path: pathlib.Path, results: dict[str, dict[str, Any]], seeds: Se
         }
         for name, result in results.items()
     }
-    path.write_text(json.dumps({"provenance": record.provenance(), "config": config, "results": rows}, indent=1) + "\n")
+    path.write_text(json.dumps({"provenance": provenance.nested(), "config": config, "results": rows}, indent=1) + "\n")
 
 
 def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> None:
     colors = (plotting.BLUE, plotting.GREEN, plotting.SKY, plotting.PURPLE, plotting.VERMILLION, plotting.ORANGE)
     style = dict(zip(jobs(tune=False), colors, strict=True))
-    switch = steps // 2
-    with mpl.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
+    switch = methods.sampling_steps(steps)
+    with summary.styled():
         figure = plt.figure(figsize=(12, 7.2), layout="constrained")
         axes = figure.subplot_mosaic([["loss", "accuracy"], ["temperature", "alpha"]], width_ratios=(1.35, 1))
         for name, result in results.items():
@@ -203,9 +208,7 @@ def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> 
             xlabel="step", ylabel="training loss  [nats]", yscale="log", title="Training loss: mean and every seed"
         )
         axes["accuracy"].set(xlabel="step", ylabel="test accuracy", ylim=(0, 1.02), title="Test accuracy")
-        figure.legend(
-            *axes["accuracy"].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize="small", frameon=False
-        )
+        figure.legend(*axes["accuracy"].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize="small")
         for ax in (axes["loss"], axes["accuracy"]):
             ax.set_xlim(0, steps)
             ax.axvline(switch, color="0.25", linewidth=0.9, linestyle="--")
@@ -218,7 +221,7 @@ def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> 
             axes["temperature"].set(title="CTLD's temperature, first seed", xlim=(0, steps))
             plotting.alpha_occupation(tempered["alpha"][:, :switch], ax=axes["alpha"])
             axes["alpha"].set_title(r"Where $\alpha$ was while sampling, all seeds")
-            axes["alpha"].legend(loc="upper center", ncols=3, frameon=False, fontsize="small")
+            axes["alpha"].legend(loc="upper center", ncols=3, fontsize="small")
         figure.savefig(path, dpi=150)
         plt.close(figure)
 

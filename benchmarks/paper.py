@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 
-from benchmarks import sweep
-from benchmarks.sweep import Row
+from benchmarks.harness import sweep
+from benchmarks.harness.sweep import Row
 
 EXPERIMENTS = ("sda", "sda_phases", "char_rnn", "phases", "sensitivity", "plateau_tuned", "plateau_rates", "plateau")
 PAGE = pathlib.Path(__file__).parent / "RESULTS.md"

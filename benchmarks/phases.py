@@ -14,11 +14,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import optax
 
-import ctld_optax
-from benchmarks import char_rnn, methods, summary, sweep
-from benchmarks.sweep import Method, Row
+from benchmarks import char_rnn
+from benchmarks.harness import methods, summary, sweep
+from benchmarks.harness.sweep import Method, Row
 
 NAME = "phases"
 STANDARD, UNSAMPLED = "as in the comparison", "no sampling"
@@ -38,14 +37,13 @@ def variant(
     stride = (1.0 - momentum) / (1.0 - methods.MOMENTUM)
 
     def make(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
-        rate, sampling_steps = stride * hyper["learning_rate"], round(share * steps)
         base = heat * hyper["temperature"]
 
         def cooling(count: Any) -> Any:
-            return base * (1.0 - count / sampling_steps)
+            return base * (1.0 - count / methods.sampling_steps(steps, share))
 
-        sampler = ctld_optax.ctld(rate, cooling if cools else base, momentum, key=key)
-        return ctld_optax.phase_switch(sampler, optax.sgd(second_rate * rate, momentum), sampling_steps)
+        changed = {"learning_rate": stride * hyper["learning_rate"], "temperature": cooling if cools else base}
+        return methods.two_phases(changed, key, steps, share=share, momentum=momentum, second_rate=second_rate)
 
     return Method({}, make)
 

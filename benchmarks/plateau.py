@@ -20,10 +20,21 @@ import optax
 from matplotlib import pyplot as plt
 
 import ctld_optax
-from benchmarks import methods, plateau_tuned, summary, sweep
-from benchmarks.handover import hand_over_when
-from benchmarks.plateau_maps import Map, bands_table, collect, draw_fates, draw_map, ends, grid, lost_while_sampling, wider
-from benchmarks.sweep import Method, Range, Row
+from benchmarks import plateau_tuned
+from benchmarks.harness import methods, summary, sweep
+from benchmarks.harness.handover import hand_over_when
+from benchmarks.harness.plateau_maps import (
+    Map,
+    bands_table,
+    collect,
+    draw_fates,
+    draw_map,
+    ends,
+    grid,
+    lost_while_sampling,
+    wider,
+)
+from benchmarks.harness.sweep import Method, Range, Row
 from ctld_optax import plotting
 
 NAME = "plateau"
@@ -39,10 +50,6 @@ CLIP = 1.0  # global norm of the gradient, in both phases
 HOTTER = Range(1e-5, 3e-3)  # for clipped gradients: as many decades, but the band goes on where it ends without
 
 
-def constant(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
-    return methods.two_phases(hyper, key, steps, tempering=None)
-
-
 def tempered(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
     tempering = ctld_optax.PolynomialTempering(strength=hyper["strength"])
     return methods.two_phases(hyper, key, steps, tempering=tempering)
@@ -50,7 +57,7 @@ def tempered(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
 
 def cooled(hyper: Mapping[str, Any], key: Any, steps: int, *, make: Callable[..., Any]) -> Any:
     """The last fifth of the sampling phase takes the base temperature linearly to zero."""
-    end = round(methods.SAMPLING_SHARE * steps)
+    end = methods.sampling_steps(steps)
 
     def temperature(count: Any) -> Any:
         return hyper["temperature"] * jnp.clip((end - count) / (0.2 * end), 0.0, 1.0)
@@ -65,20 +72,20 @@ def clipped(hyper: Mapping[str, Any], key: Any, steps: int, *, make: Callable[..
 
 def waiting(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
     """The hand-over waits until alpha is in the window of the base temperature."""
-    rate, end = hyper["learning_rate"], round(methods.SAMPLING_SHARE * steps)
+    rate, end = hyper["learning_rate"], methods.sampling_steps(steps)
     tempering = ctld_optax.PolynomialTempering(strength=hyper["strength"])
     sampler = ctld_optax.ctld(rate, hyper["temperature"], methods.MOMENTUM, key=key, tempering=tempering)
     return hand_over_when(sampler, rate, methods.MOMENTUM, end, lambda alpha: jnp.abs(alpha) <= tempering.delta)
 
 
 METHODS = {
-    "SGHMC": constant,
+    "SGHMC": methods.sghmc,
     "CTLD": tempered,
     "CTLD, cold hand-over": waiting,
     "CTLD, cooled": functools.partial(cooled, make=tempered),
-    "SGHMC, cooled": functools.partial(cooled, make=constant),
+    "SGHMC, cooled": functools.partial(cooled, make=methods.sghmc),
     "CTLD, clipped": functools.partial(clipped, make=tempered),
-    "SGHMC, clipped": functools.partial(clipped, make=constant),
+    "SGHMC, clipped": functools.partial(clipped, make=methods.sghmc),
 }
 
 
@@ -129,10 +136,10 @@ def draw(path: pathlib.Path, found: Mapping[float, Mapping[str, Map]]) -> None:
             left.set(xscale="log", ylim=(-0.03, 1.03), xlabel="base temperature  [nats]", ylabel="test accuracy (0: diverged)")
             left.set(title=title)
             if drawn:
-                left.legend(frameon=False, fontsize="small", loc="best")
+                left.legend(fontsize="small", loc="best")
                 draw_fates(right, drawn)
         handles, labels = axes[0, 1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower right", ncols=len(labels), frameon=False)
+        figure.legend(handles, labels, loc="outside lower right", ncols=len(labels))
         figure.savefig(path, dpi=110)
         plt.close(figure)
 

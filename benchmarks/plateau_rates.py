@@ -15,9 +15,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 
-from benchmarks import plateau_tuned, summary, sweep
-from benchmarks.plateau_maps import LEFT, Map, collect, draw_map, grid, rates_table
-from benchmarks.sweep import Method, Range, Row
+from benchmarks import plateau_tuned
+from benchmarks.harness import summary, sweep
+from benchmarks.harness.plateau_maps import LEFT, Map, collect, draw_map, grid, rates_table
+from benchmarks.harness.sweep import Method, Range, Row
 
 NAME = "plateau_rates"
 GRID = 10  # learning rates of a method
@@ -58,7 +59,7 @@ def draw(path: pathlib.Path, maps: Mapping[str, Map]) -> None:
             ax.axhline(0.1, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
             ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="learning rate", title=title)
             if ax.get_legend_handles_labels()[0]:
-                ax.legend(frameon=False, fontsize="small", loc="upper right")
+                ax.legend(fontsize="small", loc="upper right")
         axes[0].set(ylabel="test accuracy (0: diverged)")
         figure.savefig(path, dpi=120)
         plt.close(figure)

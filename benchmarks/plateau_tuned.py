@@ -3,8 +3,8 @@
     python -m benchmarks.plateau_tuned          scikit-learn's digits, 2,400 steps a trial, about 6 minutes on 2 cores
     python -m benchmarks.plateau_tuned --full   5,000 images of MNIST, 10,000 steps a trial
 
-The network of benchmarks/deep_mlp.py starts on a plateau that SGD-M never leaves. The methods are those of
-benchmarks/methods.py, with what the plateau needs:
+The network of benchmarks/harness/deep_mlp.py starts on a plateau that SGD-M never leaves. The methods are those of
+benchmarks/harness/methods.py, with what the plateau needs:
 
 - The noise of AnnealSGD, SGHMC and CTLD is tuned as its *reach*: how far it alone, at constant temperature, would carry a
   weight in its phase, root mean square; the weights start with 0.1. Which temperature works falls with the learning rate, and
@@ -30,9 +30,9 @@ import numpy as np
 import optax
 from matplotlib import pyplot as plt
 
-from benchmarks import data, deep_mlp, methods, summary, sweep, training
-from benchmarks.plateau_maps import LEFT, TRAINED
-from benchmarks.sweep import Experiment, Method, Range, Row
+from benchmarks.harness import data, deep_mlp, methods, summary, sweep, training
+from benchmarks.harness.plateau_maps import LEFT, TRAINED
+from benchmarks.harness.sweep import Experiment, Method, Range, Row
 
 NAME = "plateau_tuned"
 STEPS, FULL_STEPS = 2_400, 10_000

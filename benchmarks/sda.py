@@ -20,8 +20,8 @@ import matplotlib as mpl
 from flax import linen as nn
 from matplotlib import pyplot as plt
 
-from benchmarks import data, methods, summary, sweep, training
-from benchmarks.sweep import Experiment, Method, Point, Range, Row
+from benchmarks.harness import data, methods, summary, sweep, training
+from benchmarks.harness.sweep import Experiment, Method, Point, Range, Row
 from ctld_optax import plotting
 
 NAME = "sda"
@@ -164,7 +164,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
             left.axvline(switch, color="0.8", linewidth=0.9, zorder=0)
         left.set(xlabel="step (grey: the next layer joins)", ylabel="square error per pixel, training set", yscale="log")
         summary.plain_ticks(left)
-        left.legend(edgecolor="none", fontsize="small", ncols=2)
+        left.legend(frameon=True, edgecolor="none", fontsize="small", ncols=2)
         for name in ("SGHMC", "CTLD"):
             if name in summary.names(rows):
                 at, hot = summary.curves(rows, name, "temperature")
@@ -173,7 +173,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
         plotting.mark_switch((steps - last) // 2, ax=right)
         right.set(xlabel="step of the last layer", ylabel=r"noise $1/g(\alpha)$  [base temperature]", ylim=(-0.3, 7.2))
         right.set_title("first seed")
-        right.legend(frameon=False, fontsize="small", loc="upper right")
+        right.legend(fontsize="small", loc="upper right")
         figure.savefig(folder / "sda.png", dpi=150)
         plt.close(figure)
     return "\n\n".join(

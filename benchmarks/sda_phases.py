@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 
-from benchmarks import phases, sda, sweep
-from benchmarks.sweep import Row
+from benchmarks import phases, sda
+from benchmarks.harness import sweep
+from benchmarks.harness.sweep import Row
 
 NAME = "sda_phases"
 

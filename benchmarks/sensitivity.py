@@ -19,8 +19,9 @@ from matplotlib import pyplot as plt
 from scipy import stats
 
 import ctld_optax
-from benchmarks import char_rnn, methods, summary, sweep
-from benchmarks.sweep import Method, Row
+from benchmarks import char_rnn
+from benchmarks.harness import methods, summary, sweep
+from benchmarks.harness.sweep import Method, Row
 from ctld_optax import plotting
 
 NAME = "sensitivity"
@@ -90,7 +91,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
         left.set(xscale="log", xlabel=r"width of the hills $\sigma$", ylabel="test perplexity per character")
         left.set_xticks(WIDTHS, [f"{width:g}" for width in WIDTHS])
         left.minorticks_off()
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5, fontsize="small", frameon=False)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5, fontsize="small")
         errors(right, by_strength, plotting.VERMILLION)
         right.set(xlabel="strength S (0: constant temperature)", ylabel="test perplexity per character")
         figure.savefig(folder / "sensitivity.png", dpi=150)

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ctld_optax
-from benchmarks import record
+from benchmarks.harness import provenance, summary
 from ctld_optax import baselines, plotting
 
 LEARNING_RATE, TEMPERATURE = 1e-4, 1e-8  # small, so that parameters stay finite over any number of steps
@@ -300,7 +300,7 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     styles = itertools.cycle(
         itertools.product(("o-", "s--"), ("0.1", *plotting.PALETTE)),
     )
-    with mpl.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
+    with summary.styled():
         figure, ax = plt.subplots(figsize=(9, 5.4), layout="constrained")
         for name in dict.fromkeys(row["variant"] for row in rows):
             line, color = next(styles)
@@ -308,7 +308,7 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
             ax.loglog([row["parameters"] for row in mine], [row["step_ms"] for row in mine], line, color=color,
                       markersize=4, label=name)  # fmt: skip
         ax.set(xlabel="parameters (one float32 leaf)", ylabel="one step  [ms]", title="update + apply_updates, donated buffers")
-        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize="small")
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small")
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
@@ -329,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     mpl.use("agg")
     console = Console(width=max(100, Console().width))  # the tables need it, also where the output is no terminal
-    console.print(record.provenance())
+    console.print(provenance.nested())
 
     def wanted(name: str) -> bool:
         return options.layouts is None or any(text in name for text in options.layouts)
@@ -357,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not rows:
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    origin = record.flat()
+    origin = provenance.flat()
     columns = {**rows[0], **origin}
     with (options.out / "step_cost.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)

@@ -55,8 +55,8 @@ def load():
         images, labels = (gzip.decompress(pathlib.Path(path).read_bytes()) for path in paths)
         pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28 * 28)
         return pixels.astype(np.float32) / 255.0, np.frombuffer(labels, np.uint8, offset=8).astype(np.int32), "MNIST"
-    except (OSError, zlib.error) as error:
-        print("no MNIST images here:", error)
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # not there, cut short, another file, damaged
+        print(f"No MNIST in CTLD_DATA_DIR or from the network ({type(error).__name__}): scikit-learn's digits take its place.")
         pixels, labels = load_digits(return_X_y=True)
         return pixels.astype(np.float32) / 16.0, labels.astype(np.int32), "scikit-learn's digits"
 

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import char_rnn, data, digits, paper, phases, record, sda, sda_phases, sensitivity, step_cost, sweep
+from benchmarks import char_rnn, digits, paper, phases, sda, sda_phases, sensitivity, step_cost
+from benchmarks.harness import data, provenance, sweep
 
 
 def test_digits_ends_in_a_table_and_a_figure(tmp_path, capsys):
@@ -277,5 +278,5 @@ def test_mnist_is_the_official_test_set():
 
 
 def test_a_file_says_where_it_comes_from():
-    said = record.flat()
+    said = provenance.flat()
     assert {"commit", "machine", "python", "jax", "optax"} <= set(said)

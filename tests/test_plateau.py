@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import plateau, plateau_maps, plateau_rates, plateau_tuned, sweep
-from benchmarks.plateau_maps import Map
+from benchmarks import plateau, plateau_rates, plateau_tuned
+from benchmarks.harness import plateau_maps, sweep
+from benchmarks.harness.plateau_maps import Map
 
 
 def row(method, temperature, seed, accuracies, **hyper):

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import methods, paper, sweep, training
-from benchmarks.sweep import Method, Point, Range
+from benchmarks import paper
+from benchmarks.harness import methods, sweep, training
+from benchmarks.harness.sweep import Method, Point, Range
 
 ROOT = pathlib.Path(__file__).parents[1]
 SPACE = {"learning_rate": Range(1e-3, 1e1), "temperature": Range(1e-8, 1e-4)}
@@ -128,7 +129,7 @@ def test_nothing_is_run_twice_and_more_trials_add_to_those_made(tmp_path):
 SCRIPT = """
 import pathlib, sys
 from tests import test_sweep
-from benchmarks import sweep
+from benchmarks.harness import sweep
 ran = pathlib.Path(sys.argv[2])
 class Log(list):
     def extend(self, items):

@@ -12,7 +12,7 @@ import jax
 PACKAGES = ("ctld-optax", "jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
 
 
-def provenance() -> dict[str, Any]:
+def nested() -> dict[str, Any]:
     """Machine, Python, package versions and commit, ready for JSON."""
     return {
         "commit": _commit(),
@@ -25,7 +25,7 @@ def provenance() -> dict[str, Any]:
 
 def flat() -> dict[str, str]:
     """The same in one level, for the columns of a CSV file."""
-    everything = provenance()
+    everything = nested()
     packages = everything.pop("packages")
     return everything | packages
 

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib import colors
 from matplotlib.axes import Axes
 
-from benchmarks import summary
-from benchmarks.sweep import Range, Row
+from benchmarks.harness import summary
+from benchmarks.harness.sweep import Range, Row
 from ctld_optax import plotting
 
 LEFT = 0.2  # accuracy that shows that a run has left chance level: ten classes of nearly one size

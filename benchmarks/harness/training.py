@@ -1,6 +1,6 @@
-"""The training loop of the paper's experiments: many trials side by side under one `vmap`, compiled once."""
+"""The training loop of all experiments: many trials side by side under one `vmap`, compiled once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import ctld_optax
-from benchmarks.sweep import Method, Point, Trainer
+from benchmarks.harness.sweep import Method, Point, Trainer
 from ctld_optax import diagnostics
 
 
@@ -37,9 +37,20 @@ class Fit:
       method: how.
       steps: number of steps, a multiple of `points`.
       points: measurements on the way, equally spaced.
+      record: (loss, optimizer's state) -> what `follow` keeps of each single step.
+      compile_start: whether the first weights are drawn by a compiled program, too, which rounds their last digit otherwise.
     """
 
-    def __init__(self, task: Task, method: Method, *, steps: int, points: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        method: Method,
+        *,
+        steps: int,
+        points: int,
+        record: Callable[[jax.Array, Any], Any] = lambda _loss, _state: None,
+        compile_start: bool = True,
+    ) -> None:
         if steps % points:
             raise ValueError(f"steps must be a multiple of the {points} points of a curve, got {steps}.")
         self.steps, self.chunk, self.data = steps, steps // points, task.data
@@ -56,28 +67,40 @@ class Fit:
             tx = transformation(hyper, seed)
             stream = jax.random.fold_in(jax.random.key(seed), 2)
 
-            def step(carry: Any, index: jax.Array) -> tuple[Any, None]:
+            def step(carry: Any, index: jax.Array) -> tuple[Any, Any]:
                 params, opt_state, memory = carry
                 loss = jax.value_and_grad(task.loss, has_aux=True)
                 (value, memory), grads = loss(params, memory, data, frozen, index, jax.random.fold_in(stream, index))
                 updates, opt_state = tx.update(grads, opt_state, params, value=value)
-                return (optax.apply_updates(params, updates), opt_state, memory), None
+                return (optax.apply_updates(params, updates), opt_state, memory), record(value, opt_state)
 
-            carry, _ = jax.lax.scan(step, carry, done + jnp.arange(self.chunk))
-            return carry, (*task.evaluate(carry[0], data, frozen), noise_temperature(carry[1], done + self.chunk))
+            carry, recorded = jax.lax.scan(step, carry, done + jnp.arange(self.chunk))
+            measured = (*task.evaluate(carry[0], data, frozen), noise_temperature(carry[1], done + self.chunk))
+            return carry, measured, recorded
 
-        self.start = jax.jit(jax.vmap(start, (0, 0, None)))
+        self.start = jax.vmap(start, (0, 0, None))
+        if compile_start:
+            self.start = jax.jit(self.start)
         self.advance = jax.jit(jax.vmap(advance, (0, 0, 0, 0, None, None)))
 
-    def __call__(self, hyper: Mapping[str, jax.Array], seeds: jax.Array, frozen: Any = ()) -> tuple[Any, list[Point]]:
-        """Trained parameters, leading axis (trials,), and the curve. `frozen` has that axis too."""
+    def follow(self, hyper: Mapping[str, jax.Array], seeds: jax.Array, frozen: Any = ()) -> Iterator[tuple[Any, Point, Any]]:
+        """Point by point: parameters so far, what is measured there, and what was recorded since the last point.
+
+        Parameters and measurements have a leading axis (trials,), as `frozen` has; records have (trials, steps).
+        """
         hyper = dict(hyper)
         carry = self.start(hyper, seeds, self.data)
-        curve: list[Point] = []
         for done in range(0, self.steps, self.chunk):
-            carry, measured = self.advance(carry, hyper, seeds, frozen, jnp.int32(done), self.data)
-            curve.append(Point(done + self.chunk, *(np.asarray(value) for value in measured)))
-        return carry[0], curve
+            carry, measured, recorded = self.advance(carry, hyper, seeds, frozen, jnp.int32(done), self.data)
+            yield carry[0], Point(done + self.chunk, *(np.asarray(value) for value in measured)), recorded
+
+    def __call__(self, hyper: Mapping[str, jax.Array], seeds: jax.Array, frozen: Any = ()) -> tuple[Any, list[Point]]:
+        """Trained parameters, and the curve."""
+        params: Any = None
+        curve: list[Point] = []
+        for params, point, _ in self.follow(hyper, seeds, frozen):  # noqa: B007 - the last ones are returned
+            curve.append(point)
+        return params, curve
 
 
 def curves_of(task: Task, *, steps: int, points: int) -> Callable[[Method], Trainer]:

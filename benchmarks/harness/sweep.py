@@ -11,7 +11,7 @@ An experiment is a module that is listed in benchmarks/paper.py and has
     main(arguments)                builds an `Experiment` and calls `sweep` (`run_from_command_line` does most of it)
     summarize(rows, folder)        returns its section of RESULTS.md, Markdown from "## Title" on, and draws its figures into
                                    `folder`, which the page knows as results/. `rows` are those of its newest configuration;
-                                   every number in the text is computed from them. benchmarks/summary.py has the helpers.
+                                   every number in the text is computed from them. `summary`, beside this, has the helpers.
 """
 
 import argparse
@@ -31,9 +31,9 @@ import numpy as np
 from rich.console import Console
 from scipy.stats import qmc
 
-from benchmarks import record
+from benchmarks.harness import provenance
 
-CSV = pathlib.Path(__file__).parent / "results" / "experiments.csv"
+CSV = pathlib.Path(__file__).parents[1] / "results" / "experiments.csv"
 TRIALS = 16  # a method; 16 different learning rates each
 TUNING_SEEDS = (1000, 1001)  # far from those that are reported; of one alone, the best setting may be one that was lucky
 REPORT_SEEDS = (10, 11, 12, 13)  # 0 to 3 were reported once, and led to wider ranges: they are not new any more
@@ -124,7 +124,7 @@ def read(path: pathlib.Path = CSV) -> list[Row]:
 
 def append(path: pathlib.Path, rows: Iterable[Row]) -> None:
     """Adds rows with the provenance of this process, in a single write: sweeps may share a file."""
-    origin = record.flat()
+    origin = provenance.flat()
     columns = (*Row._fields, *origin)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file() or path.stat().st_size == 0:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from scipy import stats
 
-from benchmarks.sweep import Row
+from benchmarks.harness.sweep import Row
 from ctld_optax import plotting
 
 COLORS = {
@@ -23,7 +23,6 @@ COLORS = {
     "SGHMC": plotting.SKY,
     "CTLD": plotting.VERMILLION,
 }
-STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 
 
 class Interval(NamedTuple):
@@ -131,7 +130,8 @@ def plain_ticks(ax: Axes) -> None:
 
 
 def styled() -> Any:
-    return mpl.rc_context(cast("Any", STYLE))
+    """The style of the project's own pictures, while a figure is made."""
+    return mpl.rc_context(cast("Any", plotting.STYLE))
 
 
 def claims(rows: Sequence[Row], *, early: int) -> str:

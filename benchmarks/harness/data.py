@@ -65,6 +65,7 @@ def fetch(name: str) -> pathlib.Path:
 
     Raises:
       KeyError: for a name that is not known. ValueError: if a file in CTLD_DATA_DIR has another checksum.
+      SystemExit: if the file is nowhere. The loaders serve commands, whose user needs one line and no traceback of the network.
     """
     url, sha256 = _SOURCES[name]
     folder = os.environ.get("CTLD_DATA_DIR")
@@ -76,7 +77,14 @@ def fetch(name: str) -> pathlib.Path:
                 "Replace it, or unset CTLD_DATA_DIR to download it."
             )
         return path
-    return pathlib.Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=name, path=pooch.os_cache("ctld_optax")))
+    try:
+        return pathlib.Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=name, path=pooch.os_cache("ctld_optax")))
+    except (OSError, ValueError) as error:  # no connection, or what came has another checksum
+        reason = type(error).__name__ if isinstance(error, OSError) else error
+        raise SystemExit(
+            f"{name} is not in CTLD_DATA_DIR ({folder or 'which is not set'}) and cannot be downloaded from {url} ({reason}): "
+            "put it into a folder and set CTLD_DATA_DIR to that folder."
+        ) from None
 
 
 def digits(seed: int = 0, test_share: float = 0.2) -> Split:

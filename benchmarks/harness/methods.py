@@ -12,7 +12,7 @@ from typing import Any
 import optax
 
 import ctld_optax
-from benchmarks.sweep import Method, Range
+from benchmarks.harness.sweep import Method, Range
 from ctld_optax import baselines
 
 MOMENTUM = 0.9
@@ -21,16 +21,42 @@ FRICTION = Range(0.01, 1.0)  # 1 - momentum, and 1 - b1 of Adam; 1 is none
 FORGETTING = Range(0.001, 0.1)  # 1 - decay of RMSprop
 
 
-def two_phases(hyper: Mapping[str, Any], key: Any, steps: int, *, share: float = SAMPLING_SHARE, **options: Any) -> Any:
-    """`ctld(**options)` for a share of the steps, then SGD-M at the same learning rate."""
+def sampling_steps(steps: int, share: float = SAMPLING_SHARE) -> int:
+    return round(share * steps)
+
+
+def sgd_m(hyper: Mapping[str, Any], _key: Any, _steps: int) -> Any:
+    return optax.sgd(hyper["learning_rate"], 1.0 - hyper["friction"])
+
+
+def adam(hyper: Mapping[str, Any], _key: Any, _steps: int) -> Any:
+    return optax.adam(hyper["learning_rate"], 1.0 - hyper["friction"])
+
+
+def two_phases(
+    hyper: Mapping[str, Any],
+    key: Any,
+    steps: int,
+    *,
+    share: float = SAMPLING_SHARE,
+    momentum: float = MOMENTUM,
+    second_rate: float = 1.0,
+    **options: Any,
+) -> Any:
+    """`ctld(**options)` for a share of the steps, then SGD-M at `second_rate` times its learning rate."""
     rate = hyper["learning_rate"]
-    sampler = ctld_optax.ctld(rate, hyper["temperature"], MOMENTUM, key=key, **options)
-    return ctld_optax.phase_switch(sampler, optax.sgd(rate, MOMENTUM), round(share * steps))
+    sampler = ctld_optax.ctld(rate, hyper["temperature"], momentum, key=key, **options)
+    return ctld_optax.phase_switch(sampler, optax.sgd(second_rate * rate, momentum), sampling_steps(steps, share))
+
+
+def sghmc(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
+    """The same at constant temperature."""
+    return two_phases(hyper, key, steps, tempering=None)
 
 
 def santa(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
     """Santa explores as long as the samplers sample."""
-    explore = round(SAMPLING_SHARE * steps)
+    explore = sampling_steps(steps)
     return baselines.santa(hyper["learning_rate"], hyper["temperature"], MOMENTUM, key=key, exploration_steps=explore)
 
 
@@ -39,23 +65,17 @@ def table(heavy_ball: Range, adaptive: Range, temperature: Range, variance: Rang
     sampler = {"learning_rate": heavy_ball, "temperature": temperature}
     slow = Range(adaptive.low / 100.0, adaptive.high / 100.0)
     return {
-        "SGD-M": Method(
-            {"learning_rate": heavy_ball, "friction": FRICTION},
-            lambda hyper, _key, _steps: optax.sgd(hyper["learning_rate"], 1.0 - hyper["friction"]),
-        ),
+        "SGD-M": Method({"learning_rate": heavy_ball, "friction": FRICTION}, sgd_m),
         "RMSprop": Method(
             {"learning_rate": adaptive, "forgetting": FORGETTING},
             lambda hyper, _key, _steps: optax.rmsprop(hyper["learning_rate"], 1.0 - hyper["forgetting"]),
         ),
-        "Adam": Method(
-            {"learning_rate": adaptive, "friction": FRICTION},
-            lambda hyper, _key, _steps: optax.adam(hyper["learning_rate"], 1.0 - hyper["friction"]),
-        ),
+        "Adam": Method({"learning_rate": adaptive, "friction": FRICTION}, adam),
         "AnnealSGD": Method(
             {"learning_rate": heavy_ball, "variance": variance},
             lambda hyper, key, _steps: baselines.anneal_sgd(hyper["learning_rate"], hyper["variance"], MOMENTUM, key=key),
         ),
         "Santa": Method({"learning_rate": slow, "temperature": temperature}, santa),
-        "SGHMC": Method(sampler, lambda hyper, key, steps: two_phases(hyper, key, steps, tempering=None)),
+        "SGHMC": Method(sampler, sghmc),
         "CTLD": Method(sampler, two_phases),
     }
