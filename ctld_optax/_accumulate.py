@@ -12,14 +12,23 @@ from ctld_optax._validate import check_count, check_scalar_value
 
 
 class AccumulateState(NamedTuple):
-    """State of :func:`accumulate`. Same structure, shapes and dtypes from `init` to every `update`."""
+    """State of :func:`accumulate`. Same structure, shapes and dtypes from `init` to every `update`.
 
-    micro_step: jax.Array  # shape (), int32: micro-batches taken in since the last update
-    num_updates: jax.Array  # shape (), int32: updates made
-    value: jax.Array  # shape (), float32, or float64 if a parameter is: mean of `value` over those micro-batches
-    grads: Any  # like params, at least float32: mean gradient over those micro-batches
-    inner: Any  # state of the wrapped transformation
-    value_rest: Any = ()  # like value: what float32 does not hold of the mean of a float64 loss; empty where there can be none
+    Attributes:
+      micro_step: shape (), int32: micro-batches taken in since the last update.
+      num_updates: shape (), int32: updates made.
+      value: shape (), float32, or float64 if a parameter is: mean of `value` over those micro-batches.
+      grads: like params, at least float32: mean gradient over those micro-batches.
+      inner: state of the wrapped transformation.
+      value_rest: like value: what float32 does not hold of the mean of a float64 loss; empty where there can be none.
+    """
+
+    micro_step: jax.Array
+    num_updates: jax.Array
+    value: jax.Array
+    grads: Any
+    inner: Any
+    value_rest: Any = ()
 
 
 def accumulate(

@@ -29,17 +29,27 @@ MOST = 2**16  # places are rotated in 32 bits, which holds two of them
 
 
 class RecorderState(NamedTuple):
-    """State of a :class:`Recorder`: plain arrays, the same shapes and dtypes from `init` to every `record`."""
+    """State of a :class:`Recorder`: plain arrays, the same shapes and dtypes from `init` to every `record`.
 
-    count: Any  # shape (), int32: number of steps recorded, those included that are no longer kept
-    rows: jax.Array  # shape (capacity, words), int32: the bits of the scalars, one row a step
+    Attributes:
+      count: shape (), int32: number of steps recorded, those included that are no longer kept.
+      rows: shape (capacity, words), int32: the bits of the scalars, one row a step.
+    """
+
+    count: Any
+    rows: jax.Array
 
 
 class Recording(NamedTuple):
-    """What :meth:`Recorder.read` gives: NumPy arrays with time on the last axis."""
+    """What :meth:`Recorder.read` gives: NumPy arrays with time on the last axis.
 
-    step: np.ndarray  # shape (kept,): equally spaced multiples of the stride; the first step of a run is 1
-    values: Any  # like what is recorded; each scalar an array of shape (kept,), or (replicas, ..., kept)
+    Attributes:
+      step: shape (kept,): equally spaced multiples of the stride; the first step of a run is 1.
+      values: like what is recorded; each scalar an array of shape (kept,), or (replicas, ..., kept).
+    """
+
+    step: np.ndarray
+    values: Any
 
 
 class Recorder:

@@ -1,8 +1,6 @@
 """The documentation site: `sphinx-build -W --keep-going docs build/site`. It needs no network."""
 
-import importlib
 import importlib.metadata
-import inspect
 import re
 
 import ctld_optax
@@ -33,10 +31,11 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 
 # A reference that leads nowhere is an error. Bases outside this package have no pages here.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(jax|optax|numpy|matplotlib|typing|collections|object|tuple|NamedTuple).*")]
+nitpick_ignore_regex = [("py:.*", r"(ArrayTree|jax|optax|numpy|matplotlib|typing|collections|object|tuple|NamedTuple).*")]
 
 # MathJax from the package's own files: one script with all its glyphs, no content delivery network.
 _MATHJAX = importlib.metadata.distribution("sphinx-mathjax-offline").locate_file(
@@ -54,14 +53,8 @@ html_use_index = False
 html_show_sphinx = False
 
 
-def _adapt_docstring(_app, what, name, _obj, _options, lines):
+def _adapt_docstring(_app, what, _name, _obj, _options, lines):
     """Makes reStructuredText of what is meant as plain text."""
-    if lines and lines[0].startswith("Alias for field number"):
-        # The field of a named tuple: its meaning is the comment that follows it in the source.
-        module, state, field = name.rsplit(".", 2)
-        source = inspect.getsource(getattr(importlib.import_module(module), state))
-        comment = re.search(rf"^ +{field}: .*?  # (.*)$", source, re.MULTILINE)
-        lines[:] = [comment[1].replace("|", r"\|") if comment else "", ""]
     if what == "module":
         # What is indented after a paragraph is code.
         text = re.sub(r"(?m)^(?! |\.\.)(.*[^:\n]:?)\n\n(?= )", r"\1\n\n::\n\n", "\n".join(lines))
@@ -70,5 +63,11 @@ def _adapt_docstring(_app, what, name, _obj, _options, lines):
     lines[:] = [line if "\\" in line else re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
 
 
+def _skip_fields(_app, _what, _name, obj, _skip, _options):
+    """Fields of named tuples: what they mean stands under `Attributes:`."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+
+
 def setup(app):
+    app.connect("autodoc-skip-member", _skip_fields)
     app.connect("autodoc-process-docstring", _adapt_docstring)

@@ -69,7 +69,7 @@ def anneal_sgd(
     def temperature(count: Any) -> Any:
         # In float64 where there is one; `sghmc` casts.
         step = 1.0 + jnp.asarray(count, jnp.result_type(float))
-        return rate(count) * variance * step**-decay / (2.0 * (1.0 - cast("Any", momentum)))
+        return rate(count) * variance * step ** -cast("Any", decay) / (2.0 * (1.0 - cast("Any", momentum)))
 
     return sghmc(
         rate,

@@ -22,13 +22,21 @@ from ctld_optax._validate import (
 
 
 class SantaState(NamedTuple):
-    """State of :func:`santa`. Same structure, shapes and dtypes from `init` to every `update`."""
+    """State of :func:`santa`. Same structure, shapes and dtypes from `init` to every `update`.
 
-    count: Any  # shape (), int32: number of updates made
-    velocity: optax.Updates  # like params: u; the parameters move by g u
-    second_moment: optax.Updates  # like params: v, in units of the gradient squared
-    friction: optax.Updates  # like params: the thermostat; a step of refinement keeps exp(-friction) of the velocity
-    key: jax.Array  # shape (), typed PRNG key
+    Attributes:
+      count: shape (), int32: number of updates made.
+      velocity: like params: u; the parameters move by g u.
+      second_moment: like params: v, in units of the gradient squared.
+      friction: like params: the thermostat; a step of refinement keeps exp(-friction) of the velocity.
+      key: shape (), typed PRNG key.
+    """
+
+    count: Any
+    velocity: optax.Updates
+    second_moment: optax.Updates
+    friction: optax.Updates
+    key: jax.Array
 
 
 def santa(
