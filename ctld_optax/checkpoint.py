@@ -429,8 +429,7 @@ def _flat(settings: Any, name: str = "") -> dict[str, Any]:
     """Settings as names and JSON values: "tempering.delta" -> 0.4. An object's class stands under the object's own name."""
     kernel = getattr(settings, "kernel", None)  # of what ctld gave
     if kernel is not None:
-        parts = {part: value for part, value in _fields(kernel).items() if part not in {"key", "param_specs"}}
-        return _flat(parts | {"source": parts["source"].__name__}, name)
+        return _flat(_arguments(kernel), name)
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         return {name or "class": type(settings).__name__} | _flat(_fields(settings), name)
     if isinstance(settings, Mapping | list | tuple) and not isinstance(settings, optax.GradientTransformation):
@@ -440,6 +439,20 @@ def _flat(settings: Any, name: str = "") -> dict[str, Any]:
     if callable(settings) and not isinstance(settings, type | optax.GradientTransformation):
         return _values_of_schedule(settings, name)
     return {name or "value": _plain(settings, name)}
+
+
+def _arguments(kernel: Any) -> dict[str, Any]:
+    """The settings of a sampler by the names that `ctld` gives them, less those that may differ between two sessions."""
+    half = {name: value for name, value in _fields(kernel.alpha).items() if name != "integrator"}
+    half = {HALF.get(name, name): value for name, value in half.items()}
+    whole = {
+        WHOLE.get(name, name): value for name, value in _fields(kernel).items() if name not in {"alpha", "key", "param_specs"}
+    }
+    return whole | half | {"noise": kernel.source.__name__}
+
+
+WHOLE = {"decay": "momentum", "source": "noise"}
+HALF = {"walls": "confinement", "step_size": "alpha_step_size", "decay": "alpha_momentum"}
 
 
 def _fields(instance: Any) -> dict[str, Any]:
