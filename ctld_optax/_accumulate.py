@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ctld_optax._arrays.dtypes import at_least_float32, scalar_dtype_of
-from ctld_optax._validate import check_count, check_scalar_value
+from ctld_optax._validate import check_count, check_scalar_value, named_dtypes
 
 
 class AccumulateState(NamedTuple):
@@ -123,10 +123,7 @@ def _widest() -> Any:
 
 
 def _check_gradients_have_means(params: optax.Params) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        where, dtype = f"parameter {jax.tree_util.keystr(path) or 'tree'}", getattr(leaf, "dtype", None)
-        if dtype is None:
-            raise TypeError(f"{where} must be a jax array, got {type(leaf).__name__} {leaf!r}. Write jnp.asarray(...).")
+    for where, dtype in named_dtypes(params):
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f"{where} has the dtype {dtype}: accumulate takes the mean of gradients, and integers have no gradient. Leave "

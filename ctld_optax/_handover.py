@@ -20,8 +20,7 @@ def hand_over_momentum(optimizer_state: Any, sampler_state: Any) -> Any:
 
     An optimizer without a trace (Adam, or SGD without momentum) keeps its fresh state.
     """
-    traces = [node for node in jax.tree.leaves(optimizer_state, is_leaf=_is_trace) if _is_trace(node)]
-    if not traces:
+    if not _traces_in(optimizer_state):
         return optimizer_state
     # Fields of states only: a parameter or an injected hyperparameter may be called `momentum` too.
     found = optax.tree.get_all_with_path(
@@ -49,6 +48,8 @@ def taking_over(optimizer: Any) -> Handover:
     """The default `handover`: :func:`hand_over_momentum`, with the share of the momentum that :func:`thermal_share` gives."""
 
     def handover(optimizer_state: Any, sampler_state: Any) -> Any:
+        if not _traces_in(optimizer_state):
+            return optimizer_state
         found = [node for node in jax.tree.leaves(sampler_state, is_leaf=_is_sampler) if _is_sampler(node)]
         if len(found) == 1:
             share = thermal_share(
@@ -89,7 +90,7 @@ def thermal_share(optimizer: Any, like: Any, last_rate: jax.Array, is_hot: jax.A
             is_leaf=_is_trace,
         )
         update, state = optimizer.update(zeros, filled, zeros, **extra_args)
-        traces = [node.trace for node in jax.tree.leaves(state, is_leaf=_is_trace) if _is_trace(node)]
+        traces = [node.trace for node in _traces_in(state)]
         return _total(update, last_rate.dtype), _total(traces, last_rate.dtype)
 
     try:
@@ -109,6 +110,10 @@ def _total(tree: Any, dtype: Any) -> jax.Array:
 
 def _is_trace(node: Any) -> bool:
     return isinstance(node, optax.TraceState)
+
+
+def _traces_in(state: Any) -> list[optax.TraceState]:
+    return [node for node in jax.tree.leaves(state, is_leaf=_is_trace) if _is_trace(node)]
 
 
 def _is_sampler(node: Any) -> bool:

@@ -6,7 +6,7 @@ makes, has no value yet and passes through.
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -90,13 +90,19 @@ def check_dtype(name: str, dtype: Any) -> None:
         raise TypeError(f"{name} must be a real floating-point dtype, got {dtype!r}.")
 
 
-def check_params(params: Any) -> None:
-    """Raises unless every leaf is an array (or a ShapeDtypeStruct) of a real floating-point dtype."""
+def named_dtypes(params: Any) -> Iterator[tuple[str, Any]]:
+    """What to call each leaf in a message, and its dtype. Raises where a leaf has none."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = getattr(leaf, "dtype", None)
         where = f"parameter {jax.tree_util.keystr(path) or 'tree'}"
+        dtype = getattr(leaf, "dtype", None)
         if dtype is None:
             raise TypeError(f"{where} must be a jax array, got {type(leaf).__name__} {leaf!r}. Write jnp.asarray(...).")
+        yield where, dtype
+
+
+def check_params(params: Any) -> None:
+    """Raises unless every leaf is an array (or a ShapeDtypeStruct) of a real floating-point dtype."""
+    for where, dtype in named_dtypes(params):
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
                 f"{where} must have a real floating-point dtype, got {dtype}: Langevin dynamics needs a real gradient. "

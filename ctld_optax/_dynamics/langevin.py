@@ -172,8 +172,9 @@ class Langevin:
         value = _scalar(value, state.alpha.dtype)
         key, theta_key, alpha_key = jax.random.split(state.key, 3)
 
+        words = sources.words_of(theta_key)
         due = self._noise_due(state, value, grads)
-        momentum = self._refresh(state, due, sources.words_of(theta_key))
+        momentum = self._refresh(state, due, words)
         squares, momentum = self._mended(momentum, state.alpha.dtype)
         kinetic_energy = integrators.kinetic_energy(learning_rate, squares)
         alpha = self.alpha.step(
@@ -195,7 +196,7 @@ class Langevin:
             gradient_noise=due.estimate,
             learning_rate=jnp.where(learning_rate > 0.0, learning_rate, state.learning_rate),
             noise_variance=due.variance,
-            noise_words=sources.words_of(theta_key),
+            noise_words=words,
         )
 
     def displacement(
