@@ -36,7 +36,7 @@ def sghmc(
     with :math:`\ell` the learning rate, T the temperature, :math:`\mu` the momentum and :math:`\xi_t` standard noise.
     In the variables of the source (Eq. 15): :math:`v = -\ell m`, :math:`\alpha = 1 - \mu`, :math:`\eta = \ell T`,
     :math:`U = \text{value}/T`; its :math:`\hat\beta`, the estimate of the gradient's own noise, is `gradient_noise`. Its noise
-    is :math:`\xi_t` alone, `integrator="euler"`; the mean of two makes it BAOAB and costs nothing.
+    is :math:`\xi_t` alone, `integrator="euler"`; the mean of two makes it BAOAB, for no gradient more.
 
     Stationary density: :math:`\exp(-\text{value}/T)`, up to an error of second order in the step and none where `value` is
     harmonic. In Euler's order the variances are too large by :math:`1/(1 - \ell U''/(2(1+\mu)))`, with U'' the curvature of

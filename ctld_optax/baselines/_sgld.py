@@ -28,7 +28,7 @@ def sgld(
 
     with :math:`\ell` the learning rate, T the temperature and :math:`\xi_t` standard noise. In the variables of the
     source (Eq. 4): its step :math:`\epsilon_t` is :math:`2 \ell T`, its log posterior :math:`-\text{value}/T`. Its noise is
-    :math:`\xi_t` alone, `integrator="euler"`; the mean of two (Leimkuhler and Matthews, AMRX 2013) costs nothing.
+    :math:`\xi_t` alone, `integrator="euler"`; the mean of two (Leimkuhler and Matthews, AMRX 2013) costs no gradient.
 
     Stationary density: :math:`\exp(-\text{value}/T)`, up to an error of second order in :math:`\ell` and none where `value`
     is harmonic. In Euler's order the variances are too large by about :math:`\ell U''/2`, relative, with U'' the curvature
