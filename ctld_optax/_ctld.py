@@ -32,7 +32,7 @@ def ctld(
     bias: Bias | None = Metadynamics(),
     coupling: CouplingName | Coupling = "standardized",
     confinement: Literal["reflect", "force"] = "reflect",
-    noise: sources.SourceName = "irwin_hall",
+    noise: sources.SourceName = "three_point",
     integrator: IntegratorName = "baoab",
     alpha_step_size: ArrayLike = 0.02,
     alpha_momentum: ArrayLike = 0.9,
@@ -69,7 +69,7 @@ def ctld(
 
     Where it departs from the paper: the order of the step; alpha's clock (each half of the dynamics leaves the joint density
     invariant by itself, so its step size is free); a standardized energy (the paper's H throws alpha out of its window from
-    some thousands of parameters on); reflecting walls; well-tempered hills; noise with a Gaussian's first seven moments
+    some thousands of parameters on); reflecting walls; well-tempered hills; noise with a Gaussian's first five moments
     instead of all. :func:`ctld_optax.algorithm1` is the paper to the letter.
 
     Args:
@@ -89,9 +89,9 @@ def ctld(
         to some hundreds of dimensions; or a :class:`~ctld_optax.Standardized` or :class:`~ctld_optax.Hamiltonian`.
       confinement: "reflect" (walls at +-delta_prime) or "force" (Eq. 11, with the force
         C = delta_prime (1 - alpha_momentum) / alpha_step_size^2, which carries alpha back by delta_prime).
-      noise: "irwin_hall" (default: moments Gaussian up to the seventh), "gaussian" (inversion, half as much again a step),
-        "three_point" (up to the fifth) or "rademacher" (up to the third: cheap, and biased); costs and biases are in
-        :mod:`ctld_optax._arrays.noise`.
+      noise: "three_point" (default: moments Gaussian up to the fifth, of the same order in the step as BAOAB), "irwin_hall" (up
+        to the seventh, for a third more a step), "gaussian" (inversion, twice as much) or "rademacher" (up to the third: cheap,
+        and biased); costs and biases are in :mod:`ctld_optax._arrays.noise`.
       integrator: "baoab" (default), or "euler", the paper's order (:math:`\epsilon_t = \xi_t`), whose variances are too large
         by 1 / (1 - l U'' / (2 (1 + mu))).
       alpha_step_size: h > 0, step of alpha in units of its thermal velocity. Smaller follows the exact dynamics better.

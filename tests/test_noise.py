@@ -14,26 +14,31 @@ import scipy.stats
 
 import ctld_optax
 from ctld_optax._arrays import noise as sources
-from ctld_optax._arrays.noise import draw, gaussian, random_words
+from ctld_optax._arrays.noise import draw, gaussian, irwin_hall, random_words
 
 SIZE = 2**20
 
+each_hash = pytest.mark.parametrize("hashed", [sources._hash, sources._double_hash], ids=["hash", "double_hash"])
+# One source for each of the two; `irwin_hall` is the one that uses all the bits of a word.
+each_source = pytest.mark.parametrize("source", [irwin_hall, gaussian], ids=["irwin_hall", "gaussian"])
 
-def words(seed, size=SIZE):
+
+def words(seed, hashed, size=SIZE):
     key = jax.random.key(seed)
-    return np.asarray(jax.jit(lambda k: random_words(jax.random.bits(k, (2,), jnp.uint32), jnp.zeros(size)))(key))
+    return np.asarray(jax.jit(lambda k: random_words(jax.random.bits(k, (2,), jnp.uint32), jnp.zeros(size), None, hashed))(key))
 
 
 def correlation(x, y):
     return np.mean(x * y) / np.sqrt(np.mean(x**2) * np.mean(y**2))
 
 
-def normal(seed, like):
-    return jax.jit(lambda k: draw(k, like, gaussian))(jax.random.key(seed))
+def normal(seed, like, source=gaussian):
+    """From a key that a split has made, as every key of a sampler is."""
+    return jax.jit(lambda k: draw(jax.random.split(k)[0], like, source))(jax.random.key(seed))
 
 
-def vector(seed, size=SIZE):
-    return np.asarray(normal(seed, jnp.zeros(size)), np.float64)
+def vector(seed, size=SIZE, source=gaussian):
+    return np.asarray(normal(seed, jnp.zeros(size), source), np.float64)
 
 
 # The variates, from words that go through all their range in equal steps.
@@ -101,39 +106,50 @@ def test_mix_is_a_bijection():
     assert np.unique(mixed).size == 2**20
 
 
+def test_hash_is_a_bijection():
+    seed = jnp.asarray([3_141_592_653, 589_793_238], jnp.uint32)
+    arguments = jnp.arange(2**20, dtype=jnp.uint32) * jnp.uint32(4093)
+    assert np.unique(np.asarray(jax.jit(sources._hash)(arguments, seed))).size == 2**20
+
+
+@each_hash
 @pytest.mark.parametrize("seed", range(3))
-def test_bytes_are_uniform(seed):
+def test_bytes_are_uniform(seed, hashed):
     for place in range(4):
-        counts = np.bincount((words(seed) >> (8 * place)) & 0xFF, minlength=256)
+        counts = np.bincount((words(seed, hashed) >> (8 * place)) & 0xFF, minlength=256)
         assert scipy.stats.chisquare(counts).pvalue > 1e-6, place
 
 
-def test_bytes_are_uniform_over_seeds():
+@each_hash
+def test_bytes_are_uniform_over_seeds(hashed):
     # The same parameter over many steps: fresh seeds, one counter.
     seeds = jax.random.bits(jax.random.key(0), (2**17, 2), jnp.uint32)
-    at_index = jax.jit(jax.vmap(lambda seed: random_words(seed, jnp.zeros(3))))(seeds)
+    at_index = jax.jit(jax.vmap(lambda seed: random_words(seed, jnp.zeros(3), None, hashed)))(seeds)
     for index in range(3):
         for place in range(4):
             counts = np.bincount((np.asarray(at_index[:, index]) >> (8 * place)) & 0xFF, minlength=256)
             assert scipy.stats.chisquare(counts).pvalue > 1e-6
 
 
-def test_pairs_of_neighbours_are_uniform():
+@each_hash
+def test_pairs_of_neighbours_are_uniform(hashed):
     # Serial test: the top four bits of two neighbouring words, 256 cells.
-    top = words(0) >> 28
+    top = words(0, hashed) >> 28
     assert scipy.stats.chisquare(np.bincount(top[0::2] * 16 + top[1::2], minlength=256)).pvalue > 1e-6
 
 
-def test_every_bit_of_the_seed_and_the_counter_turns_half_of_the_bits():
+@each_hash
+def test_every_bit_of_the_seed_and_the_counter_turns_half_of_the_bits(hashed):
+    """`_hash` mixes the second half of the seed less. Seeds that differ in that alone do not occur: a split draws both anew."""
     seeds = np.asarray(jax.random.bits(jax.random.key(1), (4096, 2), jnp.uint32))
-    at = jax.jit(jax.vmap(lambda seed: random_words(seed, jnp.zeros(2))))
+    at = jax.jit(jax.vmap(lambda seed: random_words(seed, jnp.zeros(2), None, hashed)))
     base = np.asarray(at(seeds))
 
     def share_of_ones(difference):
         return np.mean(np.unpackbits(np.ascontiguousarray(difference).view(np.uint8)))
 
     bound = 5.0 * 0.5 / np.sqrt(4096 * 32)
-    for half in (0, 1):
+    for half in (0,) if hashed is sources._hash else (0, 1):
         for bit in range(32):
             flipped = seeds.copy()
             flipped[:, half] ^= np.uint32(1 << bit)
@@ -144,23 +160,26 @@ def test_every_bit_of_the_seed_and_the_counter_turns_half_of_the_bits():
 # Independence of the variates.
 
 
+@each_source
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 8, 16, 64, 256, 1024, 4096, 65_536])
-def test_no_correlation_within_a_leaf(lag):
-    eps = vector(0)
+def test_no_correlation_within_a_leaf(lag, source):
+    eps = vector(0, source=source)
     for transform in (lambda x: x, lambda x: x**2 - 1.0):
         x = transform(eps)
         assert abs(correlation(x[:-lag], x[lag:])) < 5.0 / np.sqrt(SIZE - lag)
 
 
-def test_no_correlation_across_neighbouring_int_keys():
-    draws = [vector(seed) for seed in range(6)]
+@each_source
+def test_no_correlation_across_neighbouring_int_keys(source):
+    draws = [vector(seed, source=source) for seed in range(6)]
     for first, second in itertools.pairwise(draws):
         assert abs(correlation(first, second)) < 5.0 / np.sqrt(SIZE)
         assert abs(correlation(first**2 - 1, second**2 - 1)) < 5.0 / np.sqrt(SIZE)
 
 
-def test_no_correlation_across_leaves_of_equal_shape():
-    leaves = [np.asarray(x, np.float64) for x in normal(0, [jnp.zeros(SIZE // 4)] * 4)]
+@each_source
+def test_no_correlation_across_leaves_of_equal_shape(source):
+    leaves = [np.asarray(x, np.float64) for x in normal(0, [jnp.zeros(SIZE // 4)] * 4, source)]
     for i in range(4):
         for j in range(i):
             for shift in (0, 1):
@@ -168,9 +187,22 @@ def test_no_correlation_across_leaves_of_equal_shape():
                 assert abs(correlation(x, y)) < 5.0 / np.sqrt(SIZE // 4 - shift)
 
 
+@each_source
+def test_no_correlation_of_two_parameters_over_many_steps(source):
+    """Any two of 20 parameters, 2^17 steps: over fresh seeds even what the counters have in common must not show."""
+    seeds = jax.random.bits(jax.random.key(2), (2**17, 2), jnp.uint32)
+    hashed = sources._double_hash if source is gaussian else sources._hash
+    counters = [0, 1, 2, 3, 4, 5, 6, 7, 15, 16, 17, 255, 256, 2**10, 2**15, 2**16, 2**16 + 1, 2**20, 2**24, 2**31]
+    series = jax.jit(jax.vmap(lambda counter: source(jax.vmap(lambda seed: hashed(counter, seed))(seeds))))
+    eps = np.asarray(series(jnp.asarray(counters, jnp.uint32)), np.float64)
+    for rows in (eps, eps**2 - 1.0):
+        pairs = np.corrcoef(rows)[np.triu_indices(20, 1)]
+        assert np.max(np.abs(pairs)) < 5.0 / np.sqrt(2**17)
+
+
 def noise_of_steps(key, num_steps, size):
     """The noise that `ctld` itself adds: with no gradient, momentum 0 and lr = 2, T = 1 the buffer is minus the noise."""
-    transformation = ctld_optax.ctld(2.0, 1.0, 0.0, key=key, tempering=None, integrator="euler")
+    transformation = ctld_optax.ctld(2.0, 1.0, 0.0, key=key, tempering=None, noise="irwin_hall", integrator="euler")
     params = jnp.zeros(size)
 
     def step(state, _):
@@ -224,9 +256,11 @@ def test_shapes(shape):
     assert np.unique(eps["x"]).size == np.asarray(eps["x"]).size
 
 
-def test_index_is_row_major():
+@each_hash
+def test_index_is_row_major(hashed):
     seed = jnp.asarray([17, 4], jnp.uint32)
-    np.testing.assert_array_equal(random_words(seed, jnp.zeros((2, 3, 4))).ravel(), random_words(seed, jnp.zeros(24)))
+    flat, cube = (random_words(seed, jnp.zeros(shape), None, hashed) for shape in ((24,), (2, 3, 4)))
+    np.testing.assert_array_equal(cube.ravel(), flat)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
@@ -241,14 +275,17 @@ def test_empty_tree_draws_nothing():
     assert normal(0, {}) == {}
 
 
+def of_shape(*shape):
+    return lambda seed: random_words(seed, jax.ShapeDtypeStruct(shape, jnp.float32), None, sources._hash)
+
+
 def test_more_elements_than_words_are_refused():
     with pytest.raises(ValueError, match=r"more than 2\^32 elements"):
-        jax.eval_shape(random_words, jnp.zeros(2, jnp.uint32), jax.ShapeDtypeStruct((2**17, 2**16), jnp.float32))
+        jax.eval_shape(of_shape(2**17, 2**16), jnp.zeros(2, jnp.uint32))
 
 
 def test_full_counter_is_allowed():
-    like = jax.ShapeDtypeStruct((2**16, 2**16), jnp.float32)
-    assert jax.eval_shape(random_words, jnp.zeros(2, jnp.uint32), like).shape == like.shape
+    assert jax.eval_shape(of_shape(2**16, 2**16), jnp.zeros(2, jnp.uint32)).shape == (2**16, 2**16)
 
 
 def test_replicas_are_independent():

@@ -18,7 +18,7 @@ def sghmc(
     momentum: ArrayLike = 0.9,
     *,
     key: int | jax.Array,
-    noise: sources.SourceName = "irwin_hall",
+    noise: sources.SourceName = "three_point",
     integrator: IntegratorName = "baoab",
     initial_momentum: Literal["zeros", "stationary"] = "zeros",
     momentum_dtype: DTypeLike | None = None,

@@ -10,6 +10,7 @@ from ctld_optax import baselines
 from ctld_optax._arrays import noise as sources
 from tests.baselines import papers
 
+NOISE = "irwin_hall"
 LEARNING_RATE, TEMPERATURE, MOMENTUM, VARIANCE = 0.02, 0.37, 0.83, 0.6
 GAMMA, SIGMA, LAMBDA, EXPLORATION = 0.7, 0.93, 0.2, 60
 STEPS = 100
@@ -28,12 +29,14 @@ def gradient(theta):
 # Each gives the transformation, a function that makes the transcription from its first state, the temperature by which the
 # gradient of `value` is divided, how many children the key of the state has, and the sign that the package gives to its noise.
 def sgld():
-    tx = baselines.sgld(LEARNING_RATE, TEMPERATURE, key=3, integrator="euler")
+    tx = baselines.sgld(LEARNING_RATE, TEMPERATURE, key=3, noise=NOISE, integrator="euler")
     return tx, lambda state: papers.SGLD(START, 2 * LEARNING_RATE * TEMPERATURE), TEMPERATURE, 3, 1.0
 
 
 def sghmc():
-    tx = baselines.sghmc(LEARNING_RATE, TEMPERATURE, MOMENTUM, key=3, initial_momentum="stationary", integrator="euler")
+    tx = baselines.sghmc(
+        LEARNING_RATE, TEMPERATURE, MOMENTUM, key=3, noise=NOISE, initial_momentum="stationary", integrator="euler"
+    )
 
     def paper(state):
         v = -LEARNING_RATE * np.asarray(state.momentum["w"], np.float64)
@@ -48,7 +51,7 @@ def baoab(rising=False):
     def rate(count):
         return LEARNING_RATE * (1.0 + 0.5 * (count % 5)) if rising else LEARNING_RATE
 
-    tx = baselines.sghmc(rate, TEMPERATURE, MOMENTUM, key=3)
+    tx = baselines.sghmc(rate, TEMPERATURE, MOMENTUM, key=3, noise=NOISE)
 
     class Paper(papers.BAOAB):
         count = 0
@@ -64,7 +67,7 @@ def baoab(rising=False):
 
 
 def anneal_sgd(momentum):
-    tx = baselines.anneal_sgd(LEARNING_RATE, VARIANCE, momentum, key=3)
+    tx = baselines.anneal_sgd(LEARNING_RATE, VARIANCE, momentum, key=3, noise=NOISE)
     return tx, lambda state: papers.AnnealSGD(START, LEARNING_RATE, VARIANCE, momentum), 1.0, 3, -1.0
 
 
@@ -74,6 +77,7 @@ def santa():
         TEMPERATURE,
         MOMENTUM,
         key=3,
+        noise=NOISE,
         exploration_steps=EXPLORATION,
         annealing=GAMMA,
         decay=SIGMA,
@@ -112,7 +116,7 @@ def largest_difference(method, change=lambda paper: None):
     @jax.jit
     def step(params, state):
         # What the package draws from the key of its state: the parameters' noise is seeded by the second of its children.
-        noise = sources.draw(jax.random.split(jax.random.clone(state.key), keys)[1], params, sources.irwin_hall)
+        noise = sources.draw(jax.random.split(jax.random.clone(state.key), keys)[1], params, sources.SOURCES[NOISE])
         value, grads = jax.value_and_grad(lambda p: potential(p["w"]))(params)
         updates, state = tx.update(grads, state, params, value=value)
         return optax.apply_updates(params, updates), state, noise["w"]

@@ -383,7 +383,7 @@ SETTINGS = {
         r"learning_rate\(10\) was 0\.05.* and is now 0\.049",
     ),
     "momentum": ({"momentum": 0.8}, r"momentum was 0\.9 and is now 0\.8"),
-    "noise": ({"noise": "gaussian"}, "noise was 'irwin_hall' and is now 'gaussian'"),
+    "noise": ({"noise": "gaussian"}, "noise was 'three_point' and is now 'gaussian'"),
 }
 
 

@@ -65,7 +65,7 @@ def test_truth_is_that_of_the_design():
     assert exact_mean() == pytest.approx(-0.546, abs=0.001)
 
 
-EVERY_SOURCE = [pytest.param(name, marks=() if name == "irwin_hall" else pytest.mark.slow) for name in sources.SOURCES]
+EVERY_SOURCE = [pytest.param(name, marks=() if name == "three_point" else pytest.mark.slow) for name in sources.SOURCES]
 
 
 @pytest.mark.parametrize("noise", EVERY_SOURCE)
