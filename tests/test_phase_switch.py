@@ -260,6 +260,29 @@ def test_both_paths_agree(loss, params):
     assert_close(shared_state.sampler._replace(momentum=()), two_state.sampler._replace(momentum=()))
 
 
+def test_one_cosine_given_to_both_phases_makes_no_spike():
+    """The optimizer's clock starts at 0, so its learning rate begins a thousand times above the sampler's last one."""
+    rates, size, temperature, steps = optax.cosine_decay_schedule(0.05, 300, alpha=1e-3), 2_000, 1e-3, 300
+    loss = lambda params: 0.5 * jnp.sum(jnp.square(params))
+
+    def worst_after_the_switch(handover):
+        sampler = ctld_optax.ctld(rates, temperature, key=0)
+        tx = ctld_optax.phase_switch(sampler, optax.sgd(rates, momentum=0.9), steps, handover=handover)
+
+        def step(carry, _):
+            params, state = carry
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(grads, state, params, value=value)
+            return (optax.apply_updates(params, updates), state), value
+
+        params = jnp.zeros(size)
+        _, values = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=steps + 50))((params, tx.init(params)))
+        return np.max(values[steps + 1 :]) / values[steps]
+
+    assert worst_after_the_switch(None) < 1.05
+    assert worst_after_the_switch(hand_over_momentum) > 10.0  # all of the momentum, as it stands
+
+
 @pytest.mark.usefixtures("x64")
 def test_both_paths_agree_in_float64():
     def loss(params):

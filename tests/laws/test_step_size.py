@@ -104,7 +104,8 @@ def judged(theta, curvature):
 def test_ten_dimensions_of_condition_100():
     """At most 2 % of error and 15 gradients per independent sample, at four fifths of the limit of stability.
 
-    Beside it blackjax's SGHMC at the largest of its steps that has no more than 2 % of error.
+    Beside it blackjax's SGHMC at the best of 19 of its settings. Its momenta are resampled, and its steps explicit Euler, so
+    that a larger step or more of them heats the stiff directions and fewer leave the soft ones to a random walk.
     """
     error, x, squares = gaussian_of_condition_100(0.03, "baoab")
     print(f"BAOAB, learning rate 0.03: error {error:.3f}, gradients per independent sample {x:.1f}; {squares:.1f}")
@@ -116,19 +117,19 @@ def test_ten_dimensions_of_condition_100():
     euler_error, euler_x, _ = gaussian_of_condition_100(5e-4, "euler")
     print(f"Euler, learning rate 5e-4: error {euler_error:.3f}, gradients per independent sample {euler_x:.1f}")
     assert euler_x > 10.0 * x
-    peer_error, peer_x, peer_squares = blackjax_sghmc(0.02)
+    peer_error, peer_x, peer_squares = blackjax_sghmc()
     print(f"blackjax's SGHMC: error {peer_error:.3f}, gradients per independent sample {peer_x:.1f}; {peer_squares:.1f}")
-    assert peer_x > x
+    assert peer_x > 10.0 * x
 
 
-def blackjax_sghmc(step_size, *, steps=4_000, chains=16, leapfrogs=10):
-    """Its default of ten inner steps; a draw costs ten gradients."""
+def blackjax_sghmc(step_size=0.002, leapfrogs=100, *, steps=3_000, chains=16):
+    """A draw costs `leapfrogs` gradients."""
     curvature = jnp.geomspace(1.0, 100.0, 10)
     sampler = blackjax.sghmc(lambda position, _: -curvature * position, num_integration_steps=leapfrogs)
 
     def chain(key):
         def step(position, key):
-            position = sampler.step(key, position, jnp.zeros(1), step_size**2)
+            position = sampler.step(key, position, jnp.zeros(1), step_size)
             return position, position
 
         return jax.lax.scan(step, jnp.zeros(10), jax.random.split(key, steps))[1]
