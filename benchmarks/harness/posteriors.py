@@ -214,7 +214,7 @@ def garch(data: Data) -> tuple[Potential, Constrain]:
     return potential, constrain
 
 
-def lotka_volterra(data: Data, *, steps: int = 20) -> tuple[Potential, Constrain]:
+def lotka_volterra(data: Data, *, steps: int = 30) -> tuple[Potential, Constrain]:
     """Hares and lynxes: du/dt = (th1 - th2 v) u, dv/dt = (-th3 + th4 u) v, seen yearly with errors of their logarithms.
 
     th1, th3 ~ half-N(1, 0.5), th2, th4 ~ half-N(0.05, 0.05), sigma ~ lognormal(-1, 1), z0 ~ lognormal(log 10, 1). All coordinates
@@ -236,7 +236,7 @@ def lotka_volterra(data: Data, *, steps: int = 20) -> tuple[Potential, Constrain
             return z + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4), None
 
         def year(z: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-            end = jax.lax.scan(step, z, None, length=steps)[0]
+            end = jax.lax.scan(step, z, None, length=steps, unroll=10)[0]
             return end, end
 
         return jnp.concatenate([begin[None], jax.lax.scan(year, begin, None, length=len(seen) - 1)[1]])
