@@ -1,12 +1,13 @@
-"""Twelve real posteriors of posteriordb, as potentials of a flat vector without constraints, and the moments of its reference draws.
+"""Twelve real posteriors of posteriordb, as potentials of a flat vector, and the moments of its reference draws.
 
-posteriordb (https://github.com/stan-dev/posteriordb) is a collection of Bayesian models with data and with long, checked runs of
-Stan's NUTS. Each density is written here from its statement, with the Jacobian of its change of coordinates: logarithms of what is
-positive, logits of what lies in an interval, and coordinates otherwise as they come, so that what is badly scaled or nearly collinear
-in the statement is so for the sampler. Constants are left out. N(m, s) has the standard deviation s.
+posteriordb (https://github.com/stan-dev/posteriordb) is a collection of Bayesian models with data and with long, checked runs
+of Stan's NUTS. Each density is written here from its statement, with the Jacobian of its change of coordinates: logarithms of
+what is positive, logits of what lies in an interval, and coordinates otherwise as they come, so that what is badly scaled or
+nearly collinear in the statement is so for the sampler. Constants are left out. N(m, s) has the standard deviation s.
 
-A Gaussian regression meets its data only through a triangle of numbers, found once: |y - X b|^2 = |Q'y - R b|^2 + rest, with X = QR.
-That is exact, also where the columns of X are nearly collinear, and a gradient costs no more for 5,000 observations than for 50.
+A Gaussian regression meets its data only through a triangle of numbers, found once: with X = QR,
+|y - X b|^2 = |Q'y - R b|^2 + rest. That is exact, also where the columns of X are nearly collinear, and a gradient costs
+no more for 5,000 observations than for 50.
 """
 
 import json
@@ -44,6 +45,7 @@ class Posterior(NamedTuple):
       potential: of an unconstrained vector of shape (d,), a scalar.
       constrain: of such a vector, the natural parameters, of shape (d,).
       reference: what is known of the natural parameters.
+      centre, spread: of the normal law, in each coordinate, that chains start from.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Posterior(NamedTuple):
     potential: Potential
     constrain: Constrain
     reference: Reference
+    centre: Any = 0.0
+    spread: float = 2.0
 
     @property
     def dim(self) -> int:
@@ -69,22 +73,22 @@ def read(name: str) -> dict[str, Any]:
         if (path := folder / f"{name}.json").is_file():
             return json.loads(path.read_text())
     raise SystemExit(
-        f"{name}.json is not in {' or '.join(map(str, folders))}: put posteriordb's data and moments of its reference draws into "
-        "the folder `posteriordb` of a folder of yours, and set CTLD_DATA_DIR to the latter."
+        f"{name}.json is not in {' or '.join(map(str, folders))}: put posteriordb's data and the moments of its draws "
+        "into the folder `posteriordb` of a folder of yours, and set CTLD_DATA_DIR to the latter."
     )
 
 
 def posterior(name: str, **options: Any) -> Posterior:
     """A posterior by its name, one of `NAMES`. The options are those of its density: `low_dim_gauss_mix` has some."""
-    potential, constrain = _DENSITIES[name](read(f"{name.split('-')[0]}.data"), **options)
+    potential, constrain = _DENSITIES[name](read(f"{name.split('-', maxsplit=1)[0]}.data"), **options)
     moments: dict[str, dict[str, float]] = read(f"{name}.reference")["parameters"]
     columns = {field: np.array([one[field] for one in moments.values()]) for field in Reference._fields}
-    return Posterior(name, tuple(moments), potential, constrain, Reference(**columns))
+    return Posterior(name, tuple(moments), potential, constrain, Reference(**columns), *_STARTS.get(name, ()))
 
 
-def starts(target: Posterior, key: jax.Array, chains: int, *, scale: float = 2.0, tries: int = 100) -> jax.Array:
-    """Draws from N(0, scale) in each coordinate, of shape (chains, d); where the density or its gradient overflows, drawn anew."""
-    drawn = scale * jax.random.normal(key, (tries, chains, target.dim))
+def starts(target: Posterior, key: jax.Array, chains: int, *, times: float = 1.0, tries: int = 100) -> jax.Array:
+    """Draws from N(centre, times * spread), of shape (chains, d); where the density or its gradient overflows, drawn anew."""
+    drawn = target.centre + times * target.spread * jax.random.normal(key, (tries, chains, target.dim))
     value, gradient = jax.lax.map(jax.vmap(jax.value_and_grad(target.potential)), drawn)
     is_good = jnp.isfinite(value) & jnp.isfinite(gradient).all(-1)
     return jnp.take_along_axis(drawn, jnp.argmax(is_good, 0)[None, :, None], axis=0)[0]
@@ -98,7 +102,7 @@ def student_t(value: jax.Array, freedom: float, location: float, scale: float) -
     return 0.5 * (freedom + 1.0) * jnp.log1p(jnp.square((value - location) / scale) / freedom)
 
 
-def normal(value: jax.Array, location: Any, scale: Any) -> jax.Array:
+def normal(value: Any, location: Any, scale: Any) -> jax.Array:
     """Of constant scale: its logarithm is left out."""
     return 0.5 * jnp.sum(jnp.square((value - location) / scale))
 
@@ -111,7 +115,7 @@ def logit_jacobian(x: jax.Array) -> jax.Array:
 def regression(
     design: np.ndarray, response: np.ndarray, prior: Callable[[jax.Array, jax.Array], Any] = lambda *_: 0.0
 ) -> tuple[Potential, Constrain]:
-    """y ~ N(X b, sigma) in the coordinates (b, log sigma); `prior(b, sigma)` is a negative log density, flat if not given."""
+    """Y ~ N(X b, sigma) in the coordinates (b, log sigma); `prior(b, sigma)` is a negative log density, flat if not given."""
     q, r = np.linalg.qr(design)
     projected = q.T @ response
     rest, observations = float(np.sum(np.square(response - q @ projected))), len(response)
@@ -137,7 +141,9 @@ def ark(data: Data) -> tuple[Potential, Constrain]:
     """An autoregression of order K: alpha, beta_k ~ N(0, 10), sigma ~ half-Cauchy(0, 2.5)."""
     y, order = np.asarray(data["y"]), data["K"]
     lags = [y[order - lag : len(y) - lag] for lag in range(1, order + 1)]
-    return regression(columns(1.0, *lags), y[order:], lambda beta, sigma: normal(beta, 0.0, 10.0) + student_t(sigma, 1, 0.0, 2.5))
+    return regression(
+        columns(1.0, *lags), y[order:], lambda beta, sigma: normal(beta, 0.0, 10.0) + student_t(sigma, 1, 0.0, 2.5)
+    )
 
 
 def kilpisjarvi(data: Data) -> tuple[Potential, Constrain]:
@@ -160,7 +166,7 @@ def nes(data: Data) -> tuple[Potential, Constrain]:
 
 
 def sblrc(data: Data) -> tuple[Potential, Constrain]:
-    """beta ~ N(0, 10), sigma ~ half-N(0, 10)."""
+    """Beta ~ N(0, 10), sigma ~ half-N(0, 10)."""
     prior = lambda beta, sigma: normal(beta, 0.0, 10.0) + half_normal(sigma, 10.0)
     return regression(np.asarray(data["X"]), np.asarray(data["y"]), prior)
 
@@ -217,8 +223,8 @@ def garch(data: Data) -> tuple[Potential, Constrain]:
 def lotka_volterra(data: Data, *, steps: int = 30) -> tuple[Potential, Constrain]:
     """Hares and lynxes: du/dt = (th1 - th2 v) u, dv/dt = (-th3 + th4 u) v, seen yearly with errors of their logarithms.
 
-    th1, th3 ~ half-N(1, 0.5), th2, th4 ~ half-N(0.05, 0.05), sigma ~ lognormal(-1, 1), z0 ~ lognormal(log 10, 1). All coordinates
-    are logarithms, and the equations are solved for those of u and v, by `steps` of fourth-order Runge-Kutta a year.
+    th1, th3 ~ half-N(1, 0.5), th2, th4 ~ half-N(0.05, 0.05), sigma ~ lognormal(-1, 1), z0 ~ lognormal(log 10, 1). All
+    coordinates are logarithms, and the equations are solved for those of u and v: fourth-order Runge-Kutta, `steps` a year.
     """
     seen = np.log(np.concatenate([[data["y_init"]], data["y"]]))  # from year 0 on
     location, scale = np.array([1.0, 0.05, 1.0, 0.05]), np.array([0.5, 0.05, 0.5, 0.05])
@@ -252,10 +258,10 @@ def lotka_volterra(data: Data, *, steps: int = 30) -> tuple[Potential, Constrain
 
 
 def gauss_mix(data: Data, *, ordered: bool = True, num_obs: int | None = None) -> tuple[Potential, Constrain]:
-    """theta N(mu_1, sigma_1) + (1 - theta) N(mu_2, sigma_2): mu ~ N(0, 2), sigma ~ half-N(0, 2), theta ~ Beta(5, 5).
+    """A mixture of N(mu_k, sigma_k), the first with weight theta: mu ~ N(0, 2), sigma ~ half-N(0, 2), theta ~ Beta(5, 5).
 
-    `ordered` asks for mu_1 < mu_2. Without it there are two modes, each the other with its names exchanged; the fewer observations
-    (`num_obs`, the first ones), the lower the barrier between them.
+    `ordered` asks for mu_1 < mu_2. Without it there are two modes, each the other with its names exchanged; the fewer
+    observations (`num_obs`, the first ones), the lower the barrier between them.
     """
     y = np.asarray(data["y"])[:num_obs, None]
 
@@ -306,3 +312,6 @@ _DENSITIES: dict[str, Callable[..., tuple[Potential, Constrain]]] = {
     "sblrc-blr": sblrc,
 }
 NAMES = tuple(_DENSITIES)
+# N(0, 2) of the logarithms of rates are animals that multiply fifty-fold a year, from where hardly any chain finds back:
+# chains start around the middle of the priors.
+_STARTS = {"hudson_lynx_hare-lotka_volterra": (np.log([1.0, 0.05, 1.0, 0.05, 10.0, 10.0, np.exp(-1.0), np.exp(-1.0)]), 0.5)}
