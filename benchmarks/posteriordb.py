@@ -43,17 +43,6 @@ COLORS = {
 }
 
 
-class Score(NamedTuple):
-    """Of the worst parameter, in the natural space."""
-
-    ess: float
-    ess_square: float  # of (x - the reference's mean)^2
-    rhat: float  # rank-normalised, split
-    error: float  # of the mean, in the reference's standard deviations
-    error_mc: float  # of the mean, in Monte Carlo errors of both sides
-    sd_ratio: float  # to the reference's standard deviation, that farthest from 1
-
-
 class Row(NamedTuple):
     """One line of the CSV: a run of all chains."""
 
@@ -65,12 +54,13 @@ class Row(NamedTuple):
     draws: int
     gradients: int
     warmup_gradients: int
+    # Of the worst parameter, in the natural space:
     ess: float
-    ess_square: float
-    rhat: float
-    error: float
-    error_mc: float
-    sd_ratio: float
+    ess_square: float  # of (x - the reference's mean)^2
+    rhat: float  # rank-normalised, split
+    error: float  # of the mean, in the reference's standard deviations
+    error_mc: float  # of the mean, in Monte Carlo errors of both sides
+    sd_ratio: float  # to the reference's standard deviation, that farthest from 1
     seconds: float  # compilation apart
     by: str
 
@@ -92,26 +82,26 @@ class Row(NamedTuple):
         return self.gradients / self.ess_square if self.is_sound else math.inf
 
 
-def score(target: posteriors.Posterior, samples: jax.Array) -> Score:
-    """Of samples of shape (chains, draws, d), without constraints. Where they left the numbers nothing was found."""
+def score(target: posteriors.Posterior, samples: jax.Array) -> dict[str, float]:
+    """What a row says of samples of shape (chains, draws, d), without constraints."""
     natural = np.asarray(jax.jit(jax.vmap(jax.vmap(target.constrain)))(samples))
     reference = target.reference
     if not np.isfinite(natural).all():
-        return Score(0.0, 0.0, math.inf, math.inf, math.inf, math.inf)
+        return {"ess": 0.0, "ess_square": 0.0} | dict.fromkeys(("rhat", "error", "error_mc", "sd_ratio"), math.inf)
     known: Any = arviz  # its datasets have no types
     found = known.convert_to_dataset({"x": natural, "square": np.square(natural - reference.mean)})
     ess, rhat = known.ess(found, method="mean"), np.asarray(known.rhat(found)["x"])
     error, sd = np.abs(natural.mean((0, 1)) - reference.mean), natural.std((0, 1))
     mcse = np.hypot(sd / np.sqrt(np.asarray(ess["x"])), reference.mcse_mean)
     ratio = sd / reference.sd
-    return Score(
-        float(ess["x"].min()),
-        float(ess["square"].min()),
-        float(np.nan_to_num(rhat, nan=math.inf).max()),  # NaN: chains that stand still
-        float((error / reference.sd).max()),
-        float((error / mcse).max()),
-        float(ratio[np.abs(np.log(np.maximum(ratio, 1e-300))).argmax()]),
-    )
+    return {
+        "ess": float(ess["x"].min()),
+        "ess_square": float(ess["square"].min()),
+        "rhat": float(np.nan_to_num(rhat, nan=math.inf).max()),  # NaN: chains that stand still
+        "error": float((error / reference.sd).max()),
+        "error_mc": float((error / mcse).max()),
+        "sd_ratio": float(ratio[np.abs(np.log(np.maximum(ratio, 1e-300))).argmax()]),
+    }
 
 
 def run(name: str, method: str, start: str, seeds: Sequence[int], path: pathlib.Path, console: Console) -> None:
@@ -138,7 +128,7 @@ def run(name: str, method: str, start: str, seeds: Sequence[int], path: pathlib.
             draws.samples.shape[1],
             int(draws.gradients),
             int(draws.warmup_gradients),
-            **score(target, draws.samples)._asdict(),
+            **score(target, draws.samples),
             seconds=round(seconds, 2),
             by=f"{by} {importlib.metadata.version(by)}",
         )
@@ -161,9 +151,7 @@ def cell(rows: Sequence[Row]) -> str:
 def prices(rows: Sequence[Row]) -> Table:
     """Medians over the sound runs."""
     made = Table("posterior", *(name for name in COLORS if any(row.method == name for row in rows)))
-    made.title = (
-        "Gradients an independent sample: of x; of x^2 (thousands of gradients of the warm-up). In brackets: sound runs"
-    )
+    made.title = "gradients an independent sample of x; of x^2 (thousands of gradients to warm up) \\[sound runs, if not all]"
     for posterior in dict.fromkeys(row.posterior for row in rows):
         cells: list[str] = []
         for column in made.columns[1:]:

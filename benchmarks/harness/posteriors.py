@@ -16,10 +16,12 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import arviz
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pooch
+
+from benchmarks.harness import data
 
 Data = Mapping[str, Any]
 Potential = Callable[[jax.Array], jax.Array]
@@ -61,29 +63,32 @@ class Posterior(NamedTuple):
         return len(self.parameters)
 
 
-def read(name: str) -> dict[str, Any]:
-    """One of the JSON files.
+def read(name: str) -> tuple[Data, dict[str, dict[str, float]]]:
+    """The data of a posterior, and the moments of its reference draws, by parameter.
 
-    Raises:
-      SystemExit: if it is nowhere. The loader serves a command, whose user needs one line.
+    Both are JSON, in the folder `posteriordb` of CTLD_DATA_DIR if it has them, else in the archives that `data.fetch` finds.
     """
-    named = os.environ.get("CTLD_DATA_DIR")
-    folders = [pathlib.Path(folder) / "posteriordb" for folder in (named, pooch.os_cache("ctld_optax")) if folder]
-    for folder in folders:
-        if (path := folder / f"{name}.json").is_file():
-            return json.loads(path.read_text())
-    raise SystemExit(
-        f"{name}.json is not in {' or '.join(map(str, folders))}: put posteriordb's data and the moments of its draws "
-        "into the folder `posteriordb` of a folder of yours, and set CTLD_DATA_DIR to the latter."
-    )
+    short, folder = name.partition("-")[0], pathlib.Path(os.environ.get("CTLD_DATA_DIR", "")) / "posteriordb"
+    if (moments := folder / f"{name}.reference.json").is_file():
+        return json.loads((folder / f"{short}.data.json").read_text()), json.loads(moments.read_text())["parameters"]
+    known, draws = (json.loads(data.read_only_member(data.fetch(f"{file}.json.zip"))) for file in (short, name))
+    return known, {parameter: moments_of(np.array([chain[parameter] for chain in draws])) for parameter in draws[0]}
+
+
+def moments_of(draws: np.ndarray) -> dict[str, float]:
+    """Of draws of one parameter, shape (chains, draws): the fields of `Reference`."""
+    error: Any = arviz.mcse  # has no types
+    first, second = np.mean(draws), np.mean(np.square(draws))
+    found = (first, np.std(draws, ddof=1), second, error(draws), error(draws, method="sd"))
+    return dict(zip(Reference._fields, map(float, found), strict=True))
 
 
 def posterior(name: str, **options: Any) -> Posterior:
-    """A posterior by its name, one of `NAMES`. The options are those of its density: `low_dim_gauss_mix` has some."""
-    potential, constrain = _DENSITIES[name](read(f"{name.split('-', maxsplit=1)[0]}.data"), **options)
-    moments: dict[str, dict[str, float]] = read(f"{name}.reference")["parameters"]
-    columns = {field: np.array([one[field] for one in moments.values()]) for field in Reference._fields}
-    return Posterior(name, tuple(moments), potential, constrain, Reference(**columns), *_STARTS.get(name, ()))
+    """A posterior by its name, one of `NAMES`. The options are those of its density: `gauss_mix` has some."""
+    known, moments = read(name)
+    potential, constrain = _DENSITIES[name](known, **options)
+    reference = Reference(*(np.array([one[field] for one in moments.values()]) for field in Reference._fields))
+    return Posterior(name, tuple(moments), potential, constrain, reference, **_STARTS.get(name, {}))
 
 
 def starts(target: Posterior, key: jax.Array, chains: int, *, times: float = 1.0, tries: int = 100) -> jax.Array:
@@ -137,56 +142,56 @@ def columns(*each: Any) -> np.ndarray:
     return np.stack(np.broadcast_arrays(*(np.asarray(column, np.float64) for column in each)), axis=1)
 
 
-def ark(data: Data) -> tuple[Potential, Constrain]:
+def ark(known: Data) -> tuple[Potential, Constrain]:
     """An autoregression of order K: alpha, beta_k ~ N(0, 10), sigma ~ half-Cauchy(0, 2.5)."""
-    y, order = np.asarray(data["y"]), data["K"]
+    y, order = np.asarray(known["y"]), known["K"]
     lags = [y[order - lag : len(y) - lag] for lag in range(1, order + 1)]
     return regression(
         columns(1.0, *lags), y[order:], lambda beta, sigma: normal(beta, 0.0, 10.0) + student_t(sigma, 1, 0.0, 2.5)
     )
 
 
-def kilpisjarvi(data: Data) -> tuple[Potential, Constrain]:
+def kilpisjarvi(known: Data) -> tuple[Potential, Constrain]:
     """A line through temperatures, over years that are not centred: intercept and slope are correlated to five nines."""
-    location = np.array([data["pmualpha"], data["pmubeta"]])
-    scale = np.array([data["psalpha"], data["psbeta"]])
-    return regression(columns(1.0, data["x"]), np.asarray(data["y"]), lambda beta, _: normal(beta, location, scale))
+    location = np.array([known["pmualpha"], known["pmubeta"]])
+    scale = np.array([known["psalpha"], known["psbeta"]])
+    return regression(columns(1.0, known["x"]), np.asarray(known["y"]), lambda beta, _: normal(beta, location, scale))
 
 
-def mesquite(data: Data) -> tuple[Potential, Constrain]:
+def mesquite(known: Data) -> tuple[Potential, Constrain]:
     first, second, height = (np.asarray(data[name]) for name in ("diam1", "diam2", "canopy_height"))
-    logs = np.log([first * second * height, first * second, first / second, data["total_height"]])
-    return regression(columns(1.0, *logs, data["group"]), np.log(data["weight"]))
+    logs = np.log([first * second * height, first * second, first / second, known["total_height"]])
+    return regression(columns(1.0, *logs, known["group"]), np.log(known["weight"]))
 
 
-def nes(data: Data) -> tuple[Potential, Constrain]:
-    ages = [np.equal(data["age_discrete"], age) for age in (2, 3, 4)]
-    design = columns(1.0, data["real_ideo"], data["race_adj"], *ages, data["educ1"], data["gender"], data["income"])
-    return regression(design, np.asarray(data["partyid7"], np.float64))
+def nes(known: Data) -> tuple[Potential, Constrain]:
+    ages = [np.equal(known["age_discrete"], age) for age in (2, 3, 4)]
+    design = columns(1.0, known["real_ideo"], known["race_adj"], *ages, known["educ1"], known["gender"], known["income"])
+    return regression(design, np.asarray(known["partyid7"], np.float64))
 
 
-def sblrc(data: Data) -> tuple[Potential, Constrain]:
+def sblrc(known: Data) -> tuple[Potential, Constrain]:
     """Beta ~ N(0, 10), sigma ~ half-N(0, 10)."""
     prior = lambda beta, sigma: normal(beta, 0.0, 10.0) + half_normal(sigma, 10.0)
-    return regression(np.asarray(data["X"]), np.asarray(data["y"]), prior)
+    return regression(np.asarray(known["X"]), np.asarray(known["y"]), prior)
 
 
-def diamonds(data: Data) -> tuple[Potential, Constrain]:
+def diamonds(known: Data) -> tuple[Potential, Constrain]:
     """Centred columns: b ~ N(0, 1), Intercept ~ Student-t(3, 8, 10), sigma ~ half-Student-t(3, 0, 10)."""
-    design = np.asarray(data["X"])[:, 1:]
+    design = np.asarray(known["X"])[:, 1:]
     design = np.column_stack([design - design.mean(0), np.ones(len(design))])
     prior = lambda beta, sigma: normal(beta[:-1], 0.0, 1.0) + student_t(beta[-1], 3, 8.0, 10.0) + student_t(sigma, 3, 0.0, 10.0)
-    return regression(design, np.asarray(data["Y"]), prior)
+    return regression(design, np.asarray(known["Y"]), prior)
 
 
-def earnings(data: Data) -> tuple[Potential, Constrain]:
-    height, male = np.asarray(data["height"]), np.asarray(data["male"])
-    return regression(columns(1.0, height, male, height * male), np.log(data["earn"]))
+def earnings(known: Data) -> tuple[Potential, Constrain]:
+    height, male = np.asarray(known["height"]), np.asarray(known["male"])
+    return regression(columns(1.0, height, male, height * male), np.log(known["earn"]))
 
 
-def eight_schools(data: Data) -> tuple[Potential, Constrain]:
+def eight_schools(known: Data) -> tuple[Potential, Constrain]:
     """z_j ~ N(0, 1), mu ~ N(0, 5), tau ~ half-Cauchy(0, 5), y_j ~ N(theta_j, sigma_j) with theta_j = mu + tau z_j."""
-    y, sigma = np.asarray(data["y"], np.float64), np.asarray(data["sigma"], np.float64)
+    y, sigma = np.asarray(known["y"], np.float64), np.asarray(known["sigma"], np.float64)
 
     def constrain(x: jax.Array) -> jax.Array:
         tau = jnp.exp(x[9])
@@ -200,9 +205,9 @@ def eight_schools(data: Data) -> tuple[Potential, Constrain]:
     return potential, constrain
 
 
-def garch(data: Data) -> tuple[Potential, Constrain]:
+def garch(known: Data) -> tuple[Potential, Constrain]:
     """Flat priors of mu, alpha0 > 0, alpha1 in (0, 1), beta1 in (0, 1 - alpha1); a variance that remembers the last one."""
-    y, first = np.asarray(data["y"]), data["sigma1"] ** 2
+    y, first = np.asarray(known["y"]), known["sigma1"] ** 2
 
     def constrain(x: jax.Array) -> jax.Array:
         alpha1 = jax.nn.sigmoid(x[2])
@@ -220,13 +225,13 @@ def garch(data: Data) -> tuple[Potential, Constrain]:
     return potential, constrain
 
 
-def lotka_volterra(data: Data, *, steps: int = 30) -> tuple[Potential, Constrain]:
+def lotka_volterra(known: Data, *, steps: int = 30) -> tuple[Potential, Constrain]:
     """Hares and lynxes: du/dt = (th1 - th2 v) u, dv/dt = (-th3 + th4 u) v, seen yearly with errors of their logarithms.
 
     th1, th3 ~ half-N(1, 0.5), th2, th4 ~ half-N(0.05, 0.05), sigma ~ lognormal(-1, 1), z0 ~ lognormal(log 10, 1). All
     coordinates are logarithms, and the equations are solved for those of u and v: fourth-order Runge-Kutta, `steps` a year.
     """
-    seen = np.log(np.concatenate([[data["y_init"]], data["y"]]))  # from year 0 on
+    seen = np.log(np.concatenate([[known["y_init"]], known["y"]]))  # from year 0 on
     location, scale = np.array([1.0, 0.05, 1.0, 0.05]), np.array([0.5, 0.05, 0.5, 0.05])
 
     def years(log_rates: jax.Array, begin: jax.Array) -> jax.Array:
@@ -257,13 +262,13 @@ def lotka_volterra(data: Data, *, steps: int = 30) -> tuple[Potential, Constrain
     return potential, jnp.exp
 
 
-def gauss_mix(data: Data, *, ordered: bool = True, num_obs: int | None = None) -> tuple[Potential, Constrain]:
+def gauss_mix(known: Data, *, ordered: bool = True, num_obs: int | None = None) -> tuple[Potential, Constrain]:
     """A mixture of N(mu_k, sigma_k), the first with weight theta: mu ~ N(0, 2), sigma ~ half-N(0, 2), theta ~ Beta(5, 5).
 
     `ordered` asks for mu_1 < mu_2. Without it there are two modes, each the other with its names exchanged; the fewer
     observations (`num_obs`, the first ones), the lower the barrier between them.
     """
-    y = np.asarray(data["y"])[:num_obs, None]
+    y = np.asarray(known["y"])[:num_obs, None]
 
     def constrain(x: jax.Array) -> jax.Array:
         second = x[0] + jnp.exp(x[1]) if ordered else x[1]
@@ -280,9 +285,9 @@ def gauss_mix(data: Data, *, ordered: bool = True, num_obs: int | None = None) -
     return potential, constrain
 
 
-def gp_regr(data: Data) -> tuple[Potential, Constrain]:
+def gp_regr(known: Data) -> tuple[Potential, Constrain]:
     """A Gaussian process: rho ~ Gamma(25, rate 4), alpha ~ half-N(0, 2), sigma, the variance of the noise, ~ half-N(0, 1)."""
-    at, y = np.asarray(data["x"], np.float64), np.asarray(data["y"])
+    at, y = np.asarray(known["x"], np.float64), np.asarray(known["y"])
     squares = np.square(at[:, None] - at)
 
     def potential(x: jax.Array) -> jax.Array:
@@ -314,4 +319,5 @@ _DENSITIES: dict[str, Callable[..., tuple[Potential, Constrain]]] = {
 NAMES = tuple(_DENSITIES)
 # N(0, 2) of the logarithms of rates are animals that multiply fifty-fold a year, from where hardly any chain finds back:
 # chains start around the middle of the priors.
-_STARTS = {"hudson_lynx_hare-lotka_volterra": (np.log([1.0, 0.05, 1.0, 0.05, 10.0, 10.0, np.exp(-1.0), np.exp(-1.0)]), 0.5)}
+_LOTKA_VOLTERRA = np.log([1.0, 0.05, 1.0, 0.05, 10.0, 10.0, *np.exp([-1.0, -1.0])])
+_STARTS: dict[str, dict[str, Any]] = {"hudson_lynx_hare-lotka_volterra": {"centre": _LOTKA_VOLTERRA, "spread": 0.5}}
