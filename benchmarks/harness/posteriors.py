@@ -159,7 +159,7 @@ def kilpisjarvi(known: Data) -> tuple[Potential, Constrain]:
 
 
 def mesquite(known: Data) -> tuple[Potential, Constrain]:
-    first, second, height = (np.asarray(data[name]) for name in ("diam1", "diam2", "canopy_height"))
+    first, second, height = (np.asarray(known[name]) for name in ("diam1", "diam2", "canopy_height"))
     logs = np.log([first * second * height, first * second, first / second, known["total_height"]])
     return regression(columns(1.0, *logs, known["group"]), np.log(known["weight"]))
 
