@@ -79,9 +79,7 @@ def test_a_regression_is_its_likelihood_and_prior():
 def test_hares_and_lynxes_are_followed_finely_enough():
     known, moments = posteriors.read("hudson_lynx_hare-lotka_volterra")
     x = jnp.log(jnp.array([one["mean"] for one in moments.values()]))
-    default, halved, coarse = (
-        posteriors.lotka_volterra(known, **steps)[0](x) for steps in ({}, {"steps": 60}, {"steps": 10})
-    )
+    default, halved, coarse = (posteriors.lotka_volterra(known, **steps)[0](x) for steps in ({}, {"steps": 60}, {"steps": 10}))
     assert abs(default - halved) < 1e-6
     assert abs(coarse - halved) > 1e-5  # the test can tell
 
@@ -171,7 +169,9 @@ def test_independent_draws_have_the_score_of_independent_draws():
     assert wider["sd_ratio"] == pytest.approx(1.5, rel=0.05)
 
 
-@pytest.mark.parametrize("spoil", [lambda x: x.at[0, 0, 0].set(jnp.nan), lambda x: x.at[0].add(5.0), lambda x: x[:, :1] + 0 * x])
+@pytest.mark.parametrize(
+    "spoil", [lambda x: x.at[0, 0, 0].set(jnp.nan), lambda x: x.at[0].add(5.0), lambda x: 0 * x + x[:, :1]]
+)
 def test_what_went_wrong_has_no_price(spoil):
     samples = spoil(1.0 + 2.0 * jax.random.normal(jax.random.key(0), (4, 500, 2)))
     assert row(**posteriordb.score(toy(2), samples)).price == math.inf
