@@ -57,6 +57,13 @@ _SOURCES = {
         "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
     ),
 }
+# Data and reference draws of posteriordb, a JSON file in each archive.
+_POSTERIORDB = (
+    "https://raw.githubusercontent.com/stan-dev/posteriordb/28f8d3d6e975315f42aa274a8399f21e07a43b30/posterior_database/"
+)
+for _line in pathlib.Path(__file__).with_name("posteriordb.sha256").read_text().splitlines():
+    _path, _sha256 = _line.split()
+    _SOURCES[pathlib.Path(_path).name] = (_POSTERIORDB + _path, _sha256)
 TEXTS = {"war_and_peace": "warpeace_input.txt", "shakespeare": "tinyshakespeare.txt", "wikipedia": "enwik8.zip"}
 
 
@@ -123,8 +130,10 @@ def split_text(content: bytes) -> Text:
 
 
 def _read_text(path: pathlib.Path) -> bytes:
-    if path.suffix != ".zip":
-        return path.read_bytes()
+    return path.read_bytes() if path.suffix != ".zip" else read_only_member(path)
+
+
+def read_only_member(path: pathlib.Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if len(names) != 1:

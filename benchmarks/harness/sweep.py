@@ -15,11 +15,8 @@ An experiment is a module that is listed in benchmarks/paper.py and has
 """
 
 import argparse
-import csv
-import io
 import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +28,7 @@ import numpy as np
 from rich.console import Console
 from scipy.stats import qmc
 
-from benchmarks.harness import provenance
+from benchmarks.harness import table
 
 CSV = pathlib.Path(__file__).parents[1] / "results" / "experiments.csv"
 TRIALS = 16  # a method; 16 different learning rates each
@@ -113,35 +110,12 @@ def as_json(mapping: Mapping[str, Any]) -> str:
 
 
 def read(path: pathlib.Path = CSV) -> list[Row]:
-    """All rows, in the order of the file. A last line that was cut off is left out."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        lines = [line for line in csv.DictReader(file) if None not in line.values()]
-    types = Row.__annotations__
-    return [Row(**{name: types[name](line[name]) for name in Row._fields}) for line in lines]
+    """All rows, in the order of the file."""
+    return table.read(path, Row)
 
 
 def append(path: pathlib.Path, rows: Iterable[Row]) -> None:
-    """Adds rows with the provenance of this process, in a single write: sweeps may share a file."""
-    origin = provenance.flat()
-    columns = (*Row._fields, *origin)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file() or path.stat().st_size == 0:
-        path.write_text(",".join(columns) + "\n")
-    with path.open("rb") as file:
-        known = next(csv.reader([file.readline().decode()]))
-        file.seek(-1, os.SEEK_END)
-        is_cut_off = file.read(1) != b"\n"
-    if known != list(columns):
-        raise ValueError(
-            f"{path} has the columns {known}, this version writes {list(columns)}. Move it away, or merge it by hand."
-        )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writerows({**row._asdict(), **origin} for row in rows)
-    with path.open("a") as file:
-        file.write("\n" * is_cut_off + text.getvalue())
+    table.append(path, Row, rows)
 
 
 def settings(method: Method, trials: int) -> list[dict[str, float]]:
