@@ -1,6 +1,7 @@
 """Two phases, one transformation: sample first, then optimize, with the momentum handed over."""
 
 import functools
+import warnings
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -10,8 +11,15 @@ import optax
 from ctld_optax._arrays.dtypes import any_narrow
 from ctld_optax._arrays.inplace import change_if
 from ctld_optax._dynamics.langevin import MISSING_VALUE, Langevin
-from ctld_optax._handover import Handover, heavy_ball_decay, taking_over, thermal_share
+from ctld_optax._handover import Handover, take_over, thermal_share
+from ctld_optax._probe import heavy_ball_decay, learning_rates, sums_gradients
 from ctld_optax._validate import check_count
+
+LEFT_ALONE = (
+    "phase_switch: a trace of this optimizer is no sum of raw gradients (it is behind something that scales them, say), so the "
+    "sampler's momentum is left behind and it starts from zeros. If that is meant, or to fill it yourself, pass "
+    "handover=lambda optimizer_state, sampler_state: optimizer_state, or what else is to be returned."
+)
 
 
 class PhaseSwitchState(NamedTuple):
@@ -46,8 +54,9 @@ def phase_switch(
     the sampler left. With `optax.sgd(learning_rate, momentum)` as optimizer that is exactly the paper's else-branch.
 
     Any other optimizer will do. It starts from its fresh state (Adam, say, with zero moments and its step count and
-    learning-rate schedule at 0), in which every heavy-ball `trace` is filled from the sampler's momentum; `handover` replaces
-    that rule.
+    learning-rate schedule at 0), in which every `trace` that is a sum of raw gradients is filled from the sampler's momentum:
+    that of Nesterov's method, or one behind a clip or a weight decay. A trace of scaled gradients (`optax.lars`,
+    `optax.rmsprop(..., momentum=...)`) starts from zeros, and `init` warns of it. `handover` replaces that rule.
 
     What it costs: onto heavy-ball SGD (an optimizer whose first link is `optax.trace`, like `optax.sgd(..., momentum=...)`)
     there is one momentum buffer, the optimizer's own, in the sampler's `momentum_dtype`, and a step after the switch is
@@ -76,20 +85,25 @@ def phase_switch(
     decay = None if kernel is None or handover is not None else heavy_ball_decay(optimizer)
     if kernel is not None and decay is not None:
         return _with_shared_momentum(sampler, kernel, optimizer, decay, sampling_steps)
-    return _with_two_states(sampler, optimizer, sampling_steps, handover or taking_over(optimizer))
+    return _with_two_states(sampler, optimizer, sampling_steps, handover)
 
 
 def _with_two_states(
-    sampler: Any, optimizer: Any, sampling_steps: int, handover: Handover
+    sampler: Any, optimizer: Any, sampling_steps: int, handover: Handover | None
 ) -> optax.GradientTransformationExtraArgs:
     """The general case: any sampler, any optimizer.
 
     Each changes its own state in its own phase, and neither state is copied.
     """
 
+    def rule(like: Any) -> Handover:
+        return handover or functools.partial(take_over, optimizer, like)
+
     def init(params: optax.Params) -> PhaseSwitchState:
         state = PhaseSwitchState(jnp.zeros((), jnp.int32), jnp.zeros((), bool), sampler.init(params), optimizer.init(params))
-        jax.eval_shape(handover, state.optimizer, state.sampler)  # a wrong hand-over is to be heard of now, not at the switch
+        if handover is None and False in sums_gradients(optimizer, params):
+            warnings.warn(LEFT_ALONE, stacklevel=2)
+        jax.eval_shape(rule(params), state.optimizer, state.sampler)  # a wrong one is to be heard of now, not at the switch
         return state
 
     def update(
@@ -100,10 +114,10 @@ def _with_two_states(
             new_updates, own_state = transformation.update(grads, own_state, params, **extra_args)
             return optax.tree.cast_like(new_updates, grads), own_state
 
-        sampling = _is_sampling(state, sampling_steps)
+        sampling, like = _is_sampling(state, sampling_steps), updates
         # Exactly one of the two takes the gradients and makes updates of them.
         updates, sampler_state = change_if(sampling, functools.partial(step, sampler), (updates, state.sampler))
-        optimizer_state = change_if(~sampling & ~state.switched, lambda own: handover(own, sampler_state), state.optimizer)
+        optimizer_state = change_if(~sampling & ~state.switched, lambda own: rule(like)(own, sampler_state), state.optimizer)
         updates, optimizer_state = change_if(~sampling, functools.partial(step, optimizer), (updates, optimizer_state))
         return updates, PhaseSwitchState(optax.safe_increment(state.count), ~sampling, sampler_state, optimizer_state)
 
@@ -142,14 +156,9 @@ def _with_shared_momentum(
         trace, *rest = state.optimizer
         sampling = _is_sampling(state, sampling_steps)
 
-        share = thermal_share(
-            optimizer,
-            jnp.zeros((), state.sampler.alpha.dtype),  # this kind treats every leaf alike: one is enough, and compiles fast
-            state.sampler.learning_rate,
-            state.sampler.noise_variance > 0.0,
-            value=value,
-            **extra_args,
-        )
+        # This kind treats every leaf alike: one is enough, and compiles fast.
+        rates = learning_rates(optimizer, jnp.zeros(()), value=value, **extra_args)
+        share = thermal_share(rates.get("", 0.0), state.sampler.learning_rate, state.sampler.noise_variance > 0.0)
         kept = jnp.where(sampling, kernel.kept(state.sampler), jnp.where(state.switched, decay, decay * share))
         momentum = kernel.accelerate(updates, trace.trace, kept)
         thermalize = functools.partial(kernel.thermalize, value=value, grads=updates)

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import ctld_optax
-from ctld_optax._handover import hand_over_momentum, heavy_ball_decay
+from ctld_optax._handover import hand_over_momentum
+from ctld_optax._probe import heavy_ball_decay, sums_gradients
 from tests.helpers import assert_finite, assert_identical, plain, run, signature, stepper
 
 STEPS = 6
@@ -362,6 +363,92 @@ def test_recognition_is_silent_and_leaves_x64_alone():
     assert jnp.ones(()).dtype == jnp.float32
 
 
+# Which traces are sums of raw gradients.
+
+DECAYED = optax.add_decayed_weights(0.1)
+SUMS = {
+    "sgd": (lambda: optax.sgd(0.1, momentum=0.9), [True]),
+    "nesterov": (lambda: optax.sgd(0.1, momentum=0.9, nesterov=True), [True]),
+    "decay 1": (lambda: optax.trace(1.0), [True]),
+    "weight decay first": (lambda: optax.chain(DECAYED, optax.trace(0.9)), [True]),
+    "clip first": (lambda: optax.chain(optax.clip(0.1), optax.trace(0.9)), [True]),
+    "clip by norm first": (lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.trace(0.9)), [True]),
+    "adaptive clip first": (lambda: optax.chain(optax.adaptive_grad_clip(0.01), optax.trace(0.9)), [True]),
+    "noise first": (lambda: optax.chain(optax.add_noise(1e-3, 0.5, 0), optax.trace(0.9)), [True]),
+    "bfloat16 trace": (lambda: optax.sgd(0.1, momentum=0.9, accumulator_dtype=jnp.bfloat16), [True]),
+    "injected": (lambda: optax.inject_hyperparams(optax.sgd)(learning_rate=0.1, momentum=0.9), [True]),
+    "masked": (lambda: optax.masked(optax.sgd(0.1, momentum=0.9), {"x": True, "y": False}), [True]),
+    "if finite": (lambda: optax.apply_if_finite(optax.sgd(0.1, momentum=0.9), 3), [True]),
+    "adam behind": (lambda: optax.chain(optax.trace(0.9), optax.scale_by_adam()), [True]),
+    "in parts": (
+        lambda: optax.partition({"a": optax.sgd(0.1, 0.9), "b": optax.rmsprop(0.1, momentum=0.9)}, {"x": "a", "y": "b"}),
+        [True, False],
+    ),
+    "two traces": (lambda: optax.chain(optax.trace(0.4), optax.trace(0.5)), [True, False]),
+    "decay 0": (lambda: optax.sgd(0.1, momentum=0.0), [None]),
+    "no trace": (lambda: optax.adam(0.1), []),
+    "growing": (lambda: optax.trace(1.1), [False]),
+    "rmsprop": (lambda: optax.rmsprop(0.1, momentum=0.9), [False]),
+    "lars": (lambda: optax.lars(0.1), [False]),
+    "trust ratio of 1": (lambda: optax.chain(optax.scale_by_trust_ratio(), optax.trace(0.9)), [False]),
+    "adam first": (lambda: optax.chain(optax.scale_by_adam(), optax.trace(0.9)), [False]),
+    "mean first": (lambda: optax.chain(optax.ema(0.9), optax.trace(0.9)), [False]),  # the first step alone does not tell it
+    "schedule first": (lambda: optax.chain(optax.scale_by_schedule(lambda t: 0.5**t), optax.trace(0.9)), [False]),
+    "learning rate first": (lambda: optax.chain(optax.scale(-0.1), optax.trace(0.9)), [False]),
+    "sign changed": (lambda: optax.chain(optax.scale(-1.0), optax.trace(0.9)), [False]),
+    "sign alone": (lambda: optax.chain(optax.scale_by_sign(), optax.trace(0.9)), [False]),
+    "normalised": (lambda: optax.chain(optax.normalize_by_update_norm(), optax.trace(0.9)), [False]),
+    "every second": (lambda: optax.chain(optax.apply_every(2), optax.trace(0.9)), [False]),
+    "no probe": (lambda: optax.chain(optax.stateless(lambda *_: 1 / 0), optax.trace(0.9)), [False]),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_of_raw_gradients_are_told_from_other_traces(name, params):
+    build, expected = SUMS[name]
+    assert sums_gradients(optax.with_extra_args_support(build()), params) == expected
+
+
+def test_the_answer_is_the_same_under_jit_and_for_traced_hyperparameters(params):
+    answers = []
+
+    @jax.jit
+    def ask(params, decay):
+        for scale in (optax.identity(), optax.scale(decay)):
+            optimizer = optax.chain(scale, optax.trace(decay))
+            answers.append(sums_gradients(optax.with_extra_args_support(optimizer), params))
+
+    ask(params, 0.9)
+    assert answers == [[True], [False]]
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "lars", "adam first", "learning rate first"])
+def test_a_trace_in_other_units_starts_from_zeros_and_says_so(name, loss, params):
+    build, _ = SUMS[name]
+    switched = ctld_optax.phase_switch(build_sampler(), build(), STEPS)
+    with pytest.warns(UserWarning, match=r"a trace of this optimizer is no sum of raw gradients .*pass handover="):
+        state = switched.init(params)
+    step = stepper(switched, loss)
+    for _ in range(STEPS):
+        params, state = step(params, state)
+    expected, expected_state = stepper(optax.with_extra_args_support(build()), loss)(params, build().init(params))
+    params, state = step(params, state)
+    assert_close((params, state.optimizer), (expected, expected_state))
+
+
+def test_parts_take_over_what_is_theirs_at_their_own_learning_rate(params):
+    """In one step without a gradient: decay times the share of the momentum that stays thermal."""
+    parts = {"a": optax.sgd(0.04, momentum=0.9), "b": optax.sgd(0.01, momentum=0.5)}
+    switched = ctld_optax.phase_switch(build_sampler(), optax.partition(parts, {"x": "a", "y": "b"}), STEPS)
+    zeros, update = optax.tree.zeros_like(params), jax.jit(switched.update)
+    state = switched.init(params)
+    for _ in range(STEPS + 1):
+        updates, state = update(zeros, state, params, value=jnp.float32(1.0))
+    momentum = state.sampler.momentum
+    np.testing.assert_allclose(updates["x"], -0.04 * 0.9 * np.sqrt(0.01 / 0.04) * momentum["x"], rtol=1e-5)
+    np.testing.assert_allclose(updates["y"], -0.01 * 0.5 * momentum["y"], rtol=1e-5)
+
+
 # The default hand-over.
 
 
@@ -410,7 +497,7 @@ def test_sampler_in_a_chain_hands_over_its_momentum(loss, params):
 @pytest.mark.parametrize(("sampler", "count"), [(optax.sgd(0.1), 0), (None, 2)])
 def test_no_or_two_momenta_are_refused_with_the_way_out(sampler, count, params):
     sampler = optax.chain(build_sampler(), build_sampler()) if sampler is None else sampler
-    message = rf"looks for one `momentum` in the sampler's state and found {count} .*Pass handover="
+    message = rf"looks for one `momentum` of a parameter in the sampler's state and found {count} .*Pass handover="
     with pytest.raises(ValueError, match=message):
         ctld_optax.phase_switch(sampler, optax.sgd(0.1, momentum=0.9), 3).init(params)
 
