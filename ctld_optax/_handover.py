@@ -1,5 +1,6 @@
 """What each optimizer's state takes over from the sampler. It knows Optax's states and the sampler's momentum, not alpha."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,12 +10,52 @@ import jax.numpy as jnp
 import optax
 
 from ctld_optax._dynamics.langevin import CTLDState
-from ctld_optax._probe import by_path, filled, learning_rates, sums_gradients, traces_in
+from ctld_optax._probe import by_path, filled, kept_parameters, learning_rates, sums_gradients, traces_in
 
-Handover = Callable[[Any, Any], Any]
+Handover = Callable[[Any, Any, Any], Any]
 
 
-def hand_over_momentum(optimizer_state: Any, sampler_state: Any) -> Any:
+def check_handover(handover: Handover) -> None:
+    """Raises unless it can be called with three arguments."""
+    try:
+        inspect.signature(handover).bind(None, None, None)
+    except ValueError:
+        return  # a callable that does not tell its signature
+    except TypeError as error:
+        raise TypeError(
+            f"handover must take three arguments, got {handover!r}, for which that fails: {error}. Write handover=lambda "
+            "optimizer_state, sampler_state, params: ..., also where the parameters are not used."
+        ) from error
+
+
+def begun_at(optimizer: Any, like: Any, optimizer_state: Any, params: Any) -> Any:
+    """The state of an optimizer that begins here: what it keeps of the parameters it began with is made of these ones.
+
+    The rest of its fresh state stays as it is, hyperparameters that were changed on the way among it.
+
+    Args:
+      optimizer: an extra-args transformation.
+      like: parameters or gradients; only their structure and shapes matter.
+      optimizer_state: of the optimizer, fresh.
+      params: the parameters, or None, which is enough for an optimizer that keeps none.
+
+    Raises:
+      ValueError: if `params` is None and the optimizer keeps some.
+    """
+    kept = kept_parameters(optimizer.init, like)
+    if not any(kept):
+        return optimizer_state
+    if params is None:
+        raise ValueError(
+            "phase_switch needs the parameters at every step, got None: this optimizer keeps those that it began with, and it "
+            "begins at the switch. Write tx.update(grads, state, params, ...)."
+        )
+    old, structure = jax.tree.flatten(optimizer_state)
+    new = jax.tree.leaves(optimizer.init(params))
+    return jax.tree.unflatten(structure, [n.astype(o.dtype) if k else o for n, o, k in zip(new, old, kept, strict=True)])
+
+
+def hand_over_momentum(optimizer_state: Any, sampler_state: Any, params: Any = None) -> Any:
     """Fills every `trace` in the optimizer's state from the sampler's momentum, whatever that trace is a sum of.
 
     What no sampler has a momentum of keeps its fresh state, and so does an optimizer without a trace (Adam, or SGD without
@@ -23,6 +64,7 @@ def hand_over_momentum(optimizer_state: Any, sampler_state: Any) -> Any:
     Args:
       optimizer_state: of the optimizer, fresh.
       sampler_state: of the sampler, or of several that have a share of the parameters each.
+      params: not needed.
 
     Returns:
       The optimizer's state.
@@ -30,6 +72,7 @@ def hand_over_momentum(optimizer_state: Any, sampler_state: Any) -> Any:
     Raises:
       ValueError: if there is no momentum in the sampler's state, or two of one parameter.
     """
+    del params
     return _fill(optimizer_state, sampler_state, itertools.repeat(True))
 
 
@@ -102,7 +145,8 @@ def _momentum_in(sampler_state: Any) -> dict[str, Any]:
     if not momenta or len(together) < sum(map(len, momenta)):
         raise ValueError(
             f"the hand-over looks for one `momentum` of a parameter in the sampler's state and found {len(momenta)} in a "
-            f"{type(sampler_state).__name__}. Pass handover=lambda optimizer_state, sampler_state: ... to say what to keep."
+            f"{type(sampler_state).__name__}. Pass handover=lambda optimizer_state, sampler_state, params: ... to say what "
+            "to keep."
         )
     return together
 

@@ -11,14 +11,14 @@ import optax
 from ctld_optax._arrays.dtypes import any_narrow
 from ctld_optax._arrays.inplace import change_if
 from ctld_optax._dynamics.langevin import MISSING_VALUE, Langevin
-from ctld_optax._handover import Handover, take_over, thermal_share
+from ctld_optax._handover import Handover, begun_at, check_handover, take_over, thermal_share
 from ctld_optax._probe import heavy_ball_decay, learning_rates, sums_gradients
 from ctld_optax._validate import check_count
 
 LEFT_ALONE = (
     "phase_switch: a trace of this optimizer is no sum of raw gradients (it is behind something that scales them, say), so the "
     "sampler's momentum is left behind and it starts from zeros. If that is meant, or to fill it yourself, pass "
-    "handover=lambda optimizer_state, sampler_state: optimizer_state, or what else is to be returned."
+    "handover=lambda optimizer_state, sampler_state, params: optimizer_state, or what else is to be returned."
 )
 
 
@@ -58,6 +58,9 @@ def phase_switch(
     that of Nesterov's method, or one behind a clip or a weight decay. A trace of scaled gradients (`optax.lars`,
     `optax.rmsprop(..., momentum=...)`) starts from zeros, and `init` warns of it. `handover` replaces that rule.
 
+    Some optimizers keep the parameters that they began with (`schedule_free`, `dog`, `prodigy` of `optax.contrib`). They begin
+    at the switch: what they keep is made of the parameters there, so pass those at every step.
+
     What it costs: onto heavy-ball SGD (an optimizer whose first link is `optax.trace`, like `optax.sgd(..., momentum=...)`)
     there is one momentum buffer, the optimizer's own, in the sampler's `momentum_dtype`, and a step after the switch is
     SGD's. Other pairs hold both states, and XLA copies what a branch hands through: two to five times
@@ -67,7 +70,7 @@ def phase_switch(
       sampler: usually :func:`ctld_optax.ctld`.
       optimizer: usually `optax.sgd(learning_rate, momentum=...)`, with the sampler's own figures or smaller ones.
       sampling_steps: L_s >= 0, a Python integer. 0 never samples.
-      handover: `handover(optimizer_state, sampler_state) -> optimizer_state`, called once, at the switch. None: the
+      handover: `handover(optimizer_state, sampler_state, params) -> optimizer_state`, called once, at the switch. None: the
         rule above.
 
     Returns:
@@ -81,6 +84,8 @@ def phase_switch(
     check_count("sampling_steps", sampling_steps, 0)
     sampler = optax.with_extra_args_support(sampler)
     optimizer = optax.with_extra_args_support(optimizer)
+    if handover is not None:
+        check_handover(handover)
     kernel = getattr(sampler, "kernel", None)
     decay = None if kernel is None or handover is not None else heavy_ball_decay(optimizer)
     if kernel is not None and decay is not None:
@@ -96,14 +101,18 @@ def _with_two_states(
     Each changes its own state in its own phase, and neither state is copied.
     """
 
-    def rule(like: Any) -> Handover:
-        return handover or functools.partial(take_over, optimizer, like)
+    def hand_over(like: Any, optimizer_state: Any, sampler_state: Any, params: Any) -> Any:
+        optimizer_state = begun_at(optimizer, like, optimizer_state, params)
+        if handover is not None:
+            return handover(optimizer_state, sampler_state, params)
+        return take_over(optimizer, like, optimizer_state, sampler_state)
 
     def init(params: optax.Params) -> PhaseSwitchState:
         state = PhaseSwitchState(jnp.zeros((), jnp.int32), jnp.zeros((), bool), sampler.init(params), optimizer.init(params))
         if handover is None and False in sums_gradients(optimizer, params):
             warnings.warn(LEFT_ALONE, stacklevel=2)
-        jax.eval_shape(rule(params), state.optimizer, state.sampler)  # a wrong one is to be heard of now, not at the switch
+        # What goes wrong at the hand-over is to be heard of now, not at the switch.
+        jax.eval_shape(hand_over, params, state.optimizer, state.sampler, params)
         return state
 
     def update(
@@ -114,10 +123,13 @@ def _with_two_states(
             new_updates, own_state = transformation.update(grads, own_state, params, **extra_args)
             return optax.tree.cast_like(new_updates, grads), own_state
 
-        sampling, like = _is_sampling(state, sampling_steps), updates
+        def begin(optimizer_state: Any) -> Any:
+            return hand_over(updates, optimizer_state, sampler_state, params)
+
+        sampling = _is_sampling(state, sampling_steps)
         # Exactly one of the two takes the gradients and makes updates of them.
         updates, sampler_state = change_if(sampling, functools.partial(step, sampler), (updates, state.sampler))
-        optimizer_state = change_if(~sampling & ~state.switched, lambda own: rule(like)(own, sampler_state), state.optimizer)
+        optimizer_state = change_if(~sampling & ~state.switched, begin, state.optimizer)
         updates, optimizer_state = change_if(~sampling, functools.partial(step, optimizer), (updates, optimizer_state))
         return updates, PhaseSwitchState(optax.safe_increment(state.count), ~sampling, sampler_state, optimizer_state)
 

@@ -64,7 +64,7 @@ def kept(optimizer_rate):
     return min(1.0, np.sqrt(0.01 / optimizer_rate))
 
 
-def thermal(optimizer_state, sampler_state, rate=0.02):
+def thermal(optimizer_state, sampler_state, params=None, rate=0.02):
     """The hand-over by hand: every trace from the momentum, which is scaled where the learning rate rises."""
     sampler_state = ctld_optax.diagnostics.ctld_state(sampler_state)
     momentum = jax.tree.map(lambda m: kept(rate) * m, sampler_state.momentum)
@@ -78,7 +78,7 @@ RATES = {"sgd, same figures": 0.01, "sgd, schedule": 0.05, "nesterov": 0.8 * 0.0
 def optimize_by_hand(optimizer, loss, sampled, num_steps, handover=thermal):
     """The second phase from the end of the first, without `phase_switch`: (parameters, state) after each step."""
     params, sampler_state = sampled
-    state = handover(optimizer.init(params), sampler_state)
+    state = handover(optimizer.init(params), sampler_state, params)
     step = stepper(optax.with_extra_args_support(optimizer), loss)
     history = []
     for _ in range(num_steps):
@@ -229,7 +229,7 @@ def test_adam_starts_fresh(loss, params):
 
 
 def test_handover_of_the_caller_replaces_the_rule(loss, params, sampled):
-    def handover(optimizer_state, sampler_state):
+    def handover(optimizer_state, sampler_state, params):
         # Second moments too, or Adam divides by next to nothing and magnifies rounding.
         moments = {"mu": sampler_state.momentum, "nu": jax.tree.map(lambda m: 1.0 + m**2, sampler_state.momentum)}
         return (optimizer_state[0]._replace(**moments), *optimizer_state[1:])
@@ -243,11 +243,80 @@ def test_handover_of_the_caller_replaces_the_rule(loss, params, sampled):
 
 
 def test_wrong_handover_is_heard_of_at_init(params):
-    def handover(optimizer_state, sampler_state):
+    def handover(optimizer_state, sampler_state, params):
         return optimizer_state._replace(mu=sampler_state.momentum)
 
     with pytest.raises(AttributeError, match="_replace"):
         ctld_optax.phase_switch(build_sampler(), optax.adam(0.01), 3, handover=handover).init(params)
+
+
+@pytest.mark.parametrize(
+    "handover", [lambda optimizer_state, sampler_state: optimizer_state, lambda optimizer_state: optimizer_state]
+)
+def test_a_handover_of_too_few_arguments_is_refused(handover):
+    message = r"handover must take three arguments, .*Write handover=lambda optimizer_state, sampler_state, params: \.\.\."
+    with pytest.raises(TypeError, match=message):
+        ctld_optax.phase_switch(build_sampler(), optax.adam(0.01), 3, handover=handover)
+
+
+def test_handover_of_the_caller_gets_the_parameters_at_the_switch(loss, params, sampled):
+    still = optax.GradientTransformation(optax.tree.zeros_like, lambda updates, state, params: (updates, state))
+    switched = ctld_optax.phase_switch(build_sampler(), still, STEPS, handover=lambda mine, theirs, params: params)
+    _, state = run(switched, loss, params, STEPS + 1)
+    assert_close(state.optimizer, sampled[0])
+
+
+# Optimizers that keep the parameters that they began with.
+
+KEEPERS = {
+    "schedule_free": lambda: optax.contrib.schedule_free_sgd(0.02),
+    "dog": optax.contrib.dog,
+    "cocob": optax.contrib.cocob,
+    "prodigy": optax.contrib.prodigy,
+    "mechanize": lambda: optax.contrib.mechanize(optax.sgd(0.02)),
+    "injected": lambda: optax.inject_hyperparams(optax.contrib.dog)(learning_rate=0.5),
+}
+
+
+@pytest.mark.parametrize("name", KEEPERS)
+def test_what_an_optimizer_keeps_of_its_first_parameters_is_of_those_at_the_switch(name, loss, params, sampled):
+    switched = ctld_optax.phase_switch(build_sampler(), KEEPERS[name](), STEPS)
+    before = signature(switched.init(params))
+    ours, state = run(switched, loss, params, STEPS + 4)
+    expected, expected_state = run(optax.with_extra_args_support(KEEPERS[name]()), loss, sampled[0], 4)
+    assert_close((ours, state.optimizer), (expected, expected_state))
+    assert signature(state) == before
+
+
+def test_it_is_made_anew_at_the_switch_and_only_then(loss, params, sampled):
+    switched = ctld_optax.phase_switch(build_sampler(), KEEPERS["dog"](), STEPS)
+    start, state, step = params, switched.init(params), stepper(switched, loss)
+    for number in range(STEPS + 3):
+        assert_close(optax.tree.get(state.optimizer, "init_params"), start if number <= STEPS else sampled[0])
+        params, state = step(params, state)
+
+
+def test_a_hyperparameter_changed_while_sampling_stays_changed(loss, params):
+    switched = ctld_optax.phase_switch(build_sampler(), KEEPERS["injected"](), 2)
+    params, state = run(switched, loss, params, 1)
+    hyperparams = state.optimizer.hyperparams | {"learning_rate": jnp.float32(0.25)}
+    state = state._replace(optimizer=state.optimizer._replace(hyperparams=hyperparams))
+    step = stepper(switched, loss)
+    for _ in range(3):
+        params, state = step(params, state)
+    assert state.optimizer.hyperparams["learning_rate"] == 0.25
+
+
+def test_such_an_optimizer_asks_for_the_parameters_at_the_first_step_and_no_other_does(params):
+    def first_step(optimizer):
+        switched = ctld_optax.phase_switch(build_sampler(), optimizer, 3)
+        switched.update(params, switched.init(params), value=jnp.float32(1.0))
+
+    first_step(optax.adam(0.01))
+    with pytest.raises(
+        ValueError, match=r"needs the parameters at every step, got None: .* Write tx\.update\(grads, state, params"
+    ):
+        first_step(KEEPERS["schedule_free"]())
 
 
 def test_both_paths_agree(loss, params):
@@ -338,6 +407,9 @@ OTHERS = {
     "update of the gradient": lambda: not_quite(lambda t, g, s, p: (g, t.update(g, s, p)[1])),
     "decay of the parameters": lambda: not_quite(
         lambda t, g, s, p: t.update(jax.tree.map(lambda x, w: x + 1e-4 * w, g, p), s, p)
+    ),
+    "scalar of the parameters": lambda: optax.chain(
+        optax.trace(0.9), optax.GradientTransformation(optax.tree.norm, lambda updates, state, params=None: (updates, state))
     ),
     "positive traces only": lambda: not_quite(
         lambda t, g, s, p: t.update(g, jax.tree.map(lambda x: jnp.where(x > 0, x, 0.0), s), p)
