@@ -10,7 +10,7 @@ import optax
 
 from ctld_optax._arrays.dtypes import any_narrow
 from ctld_optax._arrays.inplace import change_if
-from ctld_optax._dynamics.langevin import MISSING_VALUE, Langevin
+from ctld_optax._dynamics.langevin import MISSING_VALUE, CTLDState, Langevin, LangevinTransformation
 from ctld_optax._handover import Handover, begun_at, check_handover, take_over, thermal_share
 from ctld_optax._probe import heavy_ball_decay, learning_rates, sums_gradients
 from ctld_optax._validate import check_count
@@ -19,6 +19,11 @@ LEFT_ALONE = (
     "phase_switch: a trace of this optimizer is no sum of raw gradients (it is behind something that scales them, say), so the "
     "sampler's momentum is left behind and it starts from zeros. If that is meant, or to fill it yourself, pass "
     "handover=lambda optimizer_state, sampler_state, params: optimizer_state, or what else is to be returned."
+)
+
+SWAPPED = (
+    "optimizer is a sampler, and sampler is none: the run would end hot. The order is "
+    "phase_switch(sampler, optimizer, sampling_steps)."
 )
 
 
@@ -79,8 +84,10 @@ def phase_switch(
       optimizer unguarded, as it would without us (`optax.apply_if_finite` guards it).
 
     Raises:
-      TypeError, ValueError: if `sampling_steps` is no Python integer >= 0, or the sampler has no momentum to hand over.
+      TypeError, ValueError: if the arguments are in another order, `sampling_steps` is no Python integer >= 0, `handover` does
+        not take three arguments, or the sampler has no momentum to hand over.
     """
+    _check_order(sampler, optimizer, sampling_steps)
     check_count("sampling_steps", sampling_steps, 0)
     sampler = optax.with_extra_args_support(sampler)
     optimizer = optax.with_extra_args_support(optimizer)
@@ -109,8 +116,10 @@ def _with_two_states(
 
     def init(params: optax.Params) -> PhaseSwitchState:
         state = PhaseSwitchState(jnp.zeros((), jnp.int32), jnp.zeros((), bool), sampler.init(params), optimizer.init(params))
-        if handover is None and False in sums_gradients(optimizer, params):
-            warnings.warn(LEFT_ALONE, stacklevel=2)
+        if _holds(CTLDState, state.optimizer) and not _holds(CTLDState, state.sampler):
+            raise TypeError(SWAPPED)
+        if handover is None:
+            _check_traces(sums_gradients(optimizer, params), state.sampler)
         # What goes wrong at the hand-over is to be heard of now, not at the switch.
         jax.eval_shape(hand_over, params, state.optimizer, state.sampler, params)
         return state
@@ -196,6 +205,39 @@ def _with_shared_momentum(
         )
 
     return optax.GradientTransformationExtraArgs(init, cast("Any", update))
+
+
+def _check_order(sampler: Any, optimizer: Any, sampling_steps: Any) -> None:
+    """Raises unless the first two are transformations; a sampler in the second place has been swapped with the optimizer."""
+    for name, given in (("sampler", sampler), ("optimizer", optimizer)):
+        if not (callable(getattr(given, "init", None)) and callable(getattr(given, "update", None))):
+            raise TypeError(
+                f"{name} must be an Optax gradient transformation, got {given!r}. The order is "
+                "phase_switch(sampler, optimizer, sampling_steps)."
+            )
+    if hasattr(sampling_steps, "update"):
+        raise TypeError(
+            "sampling_steps must be a Python integer, got a gradient transformation. The order is "
+            "phase_switch(sampler, optimizer, sampling_steps)."
+        )
+    if isinstance(optimizer, LangevinTransformation) and not isinstance(sampler, LangevinTransformation):
+        raise TypeError(SWAPPED)
+
+
+def _check_traces(sums: list[bool | None], sampler_state: Any) -> None:
+    """Raises, or warns, where a trace cannot be filled: `sums` tells of each whether it is a sum of raw gradients."""
+    if True in sums and _holds(PhaseSwitchState, sampler_state):
+        raise ValueError(
+            "the sampler is itself a phase_switch, whose momentum is its sampler's before its switch and its optimizer's after "
+            "it: there is no one place to take it from. Pass handover=lambda optimizer_state, sampler_state, params: ... to "
+            "say what to fill the optimizer's trace with; optimizer_state as it comes begins it from zeros."
+        )
+    if False in sums:
+        warnings.warn(LEFT_ALONE, stacklevel=3)
+
+
+def _holds(kind: type, state: Any) -> bool:
+    return any(isinstance(node, kind) for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind)))
 
 
 def _is_sampling(state: PhaseSwitchState, sampling_steps: int) -> jax.Array:

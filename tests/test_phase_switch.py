@@ -667,6 +667,87 @@ def test_constant_temperature_needs_no_value(optimizer, loss, params):
     assert state.sampler.count == 3
 
 
+SGD = optax.sgd(0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((SGD, build_sampler(), 3), "optimizer is a sampler, and sampler is none"),
+        ((build_sampler(), 3, SGD), "optimizer must be an Optax gradient transformation, got 3"),
+        ((3, build_sampler(), SGD), "sampler must be an Optax gradient transformation, got 3"),
+        ((build_sampler(), SGD, SGD), "sampling_steps must be a Python integer, got a gradient transformation"),
+        ((build_sampler(), optax.sgd, 3), "optimizer must be an Optax gradient transformation, got <function sgd"),
+    ],
+)
+def test_refuses_another_order(arguments, message):
+    with pytest.raises(TypeError, match=rf"{message}.* The order is phase_switch\(sampler, optimizer, sampling_steps\)"):
+        ctld_optax.phase_switch(*arguments)
+
+
+MASK = {"x": True, "y": False}
+
+
+@pytest.mark.parametrize("wrap", [lambda tx: optax.chain(optax.clip(1.0), tx), lambda tx: optax.masked(tx, MASK)])
+def test_a_wrapped_sampler_in_the_second_place_is_found_at_init(wrap, params):
+    with pytest.raises(TypeError, match="optimizer is a sampler, and sampler is none"):
+        ctld_optax.phase_switch(optax.adam(0.1), wrap(build_sampler()), 3).init(params)
+
+
+def test_from_one_sampler_to_another(loss, params):
+    explorer, sampler = build_sampler(), build_sampler(tempering=None)
+    params, state = run(ctld_optax.phase_switch(explorer, sampler, 3), loss, params, 5)
+    assert (state.sampler.count, state.optimizer.count) == (3, 2)
+
+
+def sampler_of(*names):
+    """A sampler of each of these parameters, with a key of its own; the others stand still."""
+    samplers = {name: build_sampler(key=number) for number, name in enumerate(names)}
+    return optax.partition(samplers | {"none": optax.set_to_zero()}, {n: n if n in names else "none" for n in ("x", "y")})
+
+
+PARTIAL = {
+    "masked": lambda: optax.masked(build_sampler(), MASK),
+    "one of two": lambda: sampler_of("x"),
+    "two samplers": lambda: sampler_of("x", "y"),
+}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "masked otherwise"])
+@pytest.mark.parametrize("name", PARTIAL)
+def test_samplers_of_some_parameters_hand_over_what_they_have(name, optimizer, loss, params):
+    build = {"masked otherwise": lambda: optax.masked(optax.sgd(0.02, momentum=0.8), {"x": False, "y": True})}
+    build = {name: build for name, (build, _) in OPTIMIZERS.items()} | build
+    switched = ctld_optax.phase_switch(PARTIAL[name](), build[optimizer](), STEPS)
+    state, step = switched.init(params), stepper(switched, loss)
+    for _ in range(STEPS):
+        params, state = step(params, state)
+    found = [tree for _, tree in optax.tree.get_all_with_path(state.sampler, "momentum")]
+    momenta = {leaf: tree[leaf] for tree in found for leaf in tree if jax.tree.leaves(tree[leaf])}
+    value, grads = jax.value_and_grad(loss)(params)
+    _, after = switched.update(grads, state, params, value=value)
+    for _, trace in optax.tree.get_all_with_path(after.optimizer, "trace"):
+        for leaf in [leaf for leaf in trace if jax.tree.leaves(trace[leaf])]:
+            share = kept(RATES.get(optimizer, 0.02))
+            assert_close(trace[leaf], grads[leaf] + 0.8 * share * momenta.get(leaf, 0.0))
+
+
+def test_a_trace_of_another_shape_begins_from_zeros():
+    """That of `optax.flatten` is one vector, here at the very path of the one parameter."""
+    params = jnp.ones((2, 3))
+    switched = ctld_optax.phase_switch(build_sampler(), optax.flatten(optax.sgd(0.1, momentum=0.9)), 2)
+    _, state = run(switched, jnp.sum, params, 3)
+    assert_identical(state.optimizer[0].trace, jnp.ones(6))  # the gradient of the first step alone
+
+
+def test_a_phase_switch_as_sampler(loss, params):
+    inner = ctld_optax.phase_switch(build_sampler(), optax.sgd(0.01, momentum=0.9), 2)
+    params, state = run(ctld_optax.phase_switch(inner, optax.adam(0.01), 4), loss, params, 6)
+    assert (state.sampler.sampler.count, state.sampler.count, state.optimizer[0].count) == (2, 4, 2)
+    with pytest.raises(ValueError, match=r"the sampler is itself a phase_switch, .*Pass handover="):
+        ctld_optax.phase_switch(inner, optax.sgd(0.01, momentum=0.9), 4).init(params)
+
+
 @pytest.mark.parametrize(
     ("steps", "error", "message"),
     [
