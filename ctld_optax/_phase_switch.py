@@ -1,6 +1,7 @@
 """Two phases, one transformation: sample first, then optimize, with the momentum handed over."""
 
 import functools
+import warnings
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -9,9 +10,21 @@ import optax
 
 from ctld_optax._arrays.dtypes import any_narrow
 from ctld_optax._arrays.inplace import change_if
-from ctld_optax._dynamics.langevin import MISSING_VALUE, Langevin
-from ctld_optax._handover import Handover, heavy_ball_decay, taking_over, thermal_share
+from ctld_optax._dynamics.langevin import MISSING_VALUE, CTLDState, Langevin, LangevinTransformation
+from ctld_optax._handover import Handover, begun_at, check_handover, take_over, thermal_share
+from ctld_optax._probe import heavy_ball_decay, learning_rates, sums_gradients
 from ctld_optax._validate import check_count
+
+LEFT_ALONE = (
+    "phase_switch: a trace of this optimizer is no sum of raw gradients (it is behind something that scales them, say), so the "
+    "sampler's momentum is left behind and it starts from zeros. If that is meant, or to fill it yourself, pass "
+    "handover=lambda optimizer_state, sampler_state, params: optimizer_state, or what else is to be returned."
+)
+
+SWAPPED = (
+    "optimizer is a sampler, and sampler is none: the run would end hot. The order is "
+    "phase_switch(sampler, optimizer, sampling_steps)."
+)
 
 
 class PhaseSwitchState(NamedTuple):
@@ -46,8 +59,12 @@ def phase_switch(
     the sampler left. With `optax.sgd(learning_rate, momentum)` as optimizer that is exactly the paper's else-branch.
 
     Any other optimizer will do. It starts from its fresh state (Adam, say, with zero moments and its step count and
-    learning-rate schedule at 0), in which every heavy-ball `trace` is filled from the sampler's momentum; `handover` replaces
-    that rule.
+    learning-rate schedule at 0), in which every `trace` that is a sum of raw gradients is filled from the sampler's momentum:
+    that of Nesterov's method, or one behind a clip or a weight decay. A trace of scaled gradients (`optax.lars`,
+    `optax.rmsprop(..., momentum=...)`) starts from zeros, and `init` warns of it. `handover` replaces that rule.
+
+    Some optimizers keep the parameters that they began with (`schedule_free`, `dog`, `prodigy` of `optax.contrib`). They begin
+    at the switch: what they keep is made of the parameters there, so pass those at every step.
 
     What it costs: onto heavy-ball SGD (an optimizer whose first link is `optax.trace`, like `optax.sgd(..., momentum=...)`)
     there is one momentum buffer, the optimizer's own, in the sampler's `momentum_dtype`, and a step after the switch is
@@ -58,7 +75,7 @@ def phase_switch(
       sampler: usually :func:`ctld_optax.ctld`.
       optimizer: usually `optax.sgd(learning_rate, momentum=...)`, with the sampler's own figures or smaller ones.
       sampling_steps: L_s >= 0, a Python integer. 0 never samples.
-      handover: `handover(optimizer_state, sampler_state) -> optimizer_state`, called once, at the switch. None: the
+      handover: `handover(optimizer_state, sampler_state, params) -> optimizer_state`, called once, at the switch. None: the
         rule above.
 
     Returns:
@@ -67,29 +84,44 @@ def phase_switch(
       optimizer unguarded, as it would without us (`optax.apply_if_finite` guards it).
 
     Raises:
-      TypeError, ValueError: if `sampling_steps` is no Python integer >= 0, or the sampler has no momentum to hand over.
+      TypeError, ValueError: if the arguments are in another order, `sampling_steps` is no Python integer >= 0, `handover` does
+        not take three arguments, or the sampler has no momentum to hand over.
     """
+    _check_order(sampler, optimizer, sampling_steps)
     check_count("sampling_steps", sampling_steps, 0)
     sampler = optax.with_extra_args_support(sampler)
     optimizer = optax.with_extra_args_support(optimizer)
+    if handover is not None:
+        check_handover(handover)
     kernel = getattr(sampler, "kernel", None)
     decay = None if kernel is None or handover is not None else heavy_ball_decay(optimizer)
     if kernel is not None and decay is not None:
         return _with_shared_momentum(sampler, kernel, optimizer, decay, sampling_steps)
-    return _with_two_states(sampler, optimizer, sampling_steps, handover or taking_over(optimizer))
+    return _with_two_states(sampler, optimizer, sampling_steps, handover)
 
 
 def _with_two_states(
-    sampler: Any, optimizer: Any, sampling_steps: int, handover: Handover
+    sampler: Any, optimizer: Any, sampling_steps: int, handover: Handover | None
 ) -> optax.GradientTransformationExtraArgs:
     """The general case: any sampler, any optimizer.
 
     Each changes its own state in its own phase, and neither state is copied.
     """
 
+    def hand_over(like: Any, optimizer_state: Any, sampler_state: Any, params: Any) -> Any:
+        optimizer_state = begun_at(optimizer, like, optimizer_state, params)
+        if handover is not None:
+            return handover(optimizer_state, sampler_state, params)
+        return take_over(optimizer, like, optimizer_state, sampler_state)
+
     def init(params: optax.Params) -> PhaseSwitchState:
         state = PhaseSwitchState(jnp.zeros((), jnp.int32), jnp.zeros((), bool), sampler.init(params), optimizer.init(params))
-        jax.eval_shape(handover, state.optimizer, state.sampler)  # a wrong hand-over is to be heard of now, not at the switch
+        if _holds(CTLDState, state.optimizer) and not _holds(CTLDState, state.sampler):
+            raise TypeError(SWAPPED)
+        if handover is None:
+            _check_traces(sums_gradients(optimizer, params), state.sampler)
+        # What goes wrong at the hand-over is to be heard of now, not at the switch.
+        jax.eval_shape(hand_over, params, state.optimizer, state.sampler, params)
         return state
 
     def update(
@@ -100,10 +132,13 @@ def _with_two_states(
             new_updates, own_state = transformation.update(grads, own_state, params, **extra_args)
             return optax.tree.cast_like(new_updates, grads), own_state
 
+        def begin(optimizer_state: Any) -> Any:
+            return hand_over(updates, optimizer_state, sampler_state, params)
+
         sampling = _is_sampling(state, sampling_steps)
         # Exactly one of the two takes the gradients and makes updates of them.
         updates, sampler_state = change_if(sampling, functools.partial(step, sampler), (updates, state.sampler))
-        optimizer_state = change_if(~sampling & ~state.switched, lambda own: handover(own, sampler_state), state.optimizer)
+        optimizer_state = change_if(~sampling & ~state.switched, begin, state.optimizer)
         updates, optimizer_state = change_if(~sampling, functools.partial(step, optimizer), (updates, optimizer_state))
         return updates, PhaseSwitchState(optax.safe_increment(state.count), ~sampling, sampler_state, optimizer_state)
 
@@ -142,14 +177,9 @@ def _with_shared_momentum(
         trace, *rest = state.optimizer
         sampling = _is_sampling(state, sampling_steps)
 
-        share = thermal_share(
-            optimizer,
-            jnp.zeros((), state.sampler.alpha.dtype),  # this kind treats every leaf alike: one is enough, and compiles fast
-            state.sampler.learning_rate,
-            state.sampler.noise_variance > 0.0,
-            value=value,
-            **extra_args,
-        )
+        # This kind treats every leaf alike: one is enough, and compiles fast.
+        rates = learning_rates(optimizer, jnp.zeros(()), value=value, **extra_args)
+        share = thermal_share(rates.get("", 0.0), state.sampler.learning_rate, state.sampler.noise_variance > 0.0)
         kept = jnp.where(sampling, kernel.kept(state.sampler), jnp.where(state.switched, decay, decay * share))
         momentum = kernel.accelerate(updates, trace.trace, kept)
         thermalize = functools.partial(kernel.thermalize, value=value, grads=updates)
@@ -175,6 +205,39 @@ def _with_shared_momentum(
         )
 
     return optax.GradientTransformationExtraArgs(init, cast("Any", update))
+
+
+def _check_order(sampler: Any, optimizer: Any, sampling_steps: Any) -> None:
+    """Raises unless the first two are transformations; a sampler in the second place has been swapped with the optimizer."""
+    for name, given in (("sampler", sampler), ("optimizer", optimizer)):
+        if not (callable(getattr(given, "init", None)) and callable(getattr(given, "update", None))):
+            raise TypeError(
+                f"{name} must be an Optax gradient transformation, got {given!r}. The order is "
+                "phase_switch(sampler, optimizer, sampling_steps)."
+            )
+    if hasattr(sampling_steps, "update"):
+        raise TypeError(
+            "sampling_steps must be a Python integer, got a gradient transformation. The order is "
+            "phase_switch(sampler, optimizer, sampling_steps)."
+        )
+    if isinstance(optimizer, LangevinTransformation) and not isinstance(sampler, LangevinTransformation):
+        raise TypeError(SWAPPED)
+
+
+def _check_traces(sums: list[bool | None], sampler_state: Any) -> None:
+    """Raises, or warns, where a trace cannot be filled: `sums` tells of each whether it is a sum of raw gradients."""
+    if True in sums and _holds(PhaseSwitchState, sampler_state):
+        raise ValueError(
+            "the sampler is itself a phase_switch, whose momentum is its sampler's before its switch and its optimizer's after "
+            "it: there is no one place to take it from. Pass handover=lambda optimizer_state, sampler_state, params: ... to "
+            "say what to fill the optimizer's trace with; optimizer_state as it comes begins it from zeros."
+        )
+    if False in sums:
+        warnings.warn(LEFT_ALONE, stacklevel=3)
+
+
+def _holds(kind: type, state: Any) -> bool:
+    return any(isinstance(node, kind) for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind)))
 
 
 def _is_sampling(state: PhaseSwitchState, sampling_steps: int) -> jax.Array:

@@ -15,7 +15,7 @@ FLOORS = (
     {"_validate"},
     {"_arrays"},
     {"_dynamics"},
-    {"_ctld", "_handover"},
+    {"_ctld", "_handover", "_probe"},
     {"_presets", "_phase_switch", "_accumulate", "baselines"},
     {"diagnostics", "posterior"},
     {"plotting", "recorder", "writers", "checkpoint"},

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import ctld_optax
-from ctld_optax._handover import hand_over_momentum, heavy_ball_decay
+from ctld_optax._handover import hand_over_momentum
+from ctld_optax._probe import heavy_ball_decay, sums_gradients
 from tests.helpers import assert_finite, assert_identical, plain, run, signature, stepper
 
 STEPS = 6
@@ -63,7 +64,7 @@ def kept(optimizer_rate):
     return min(1.0, np.sqrt(0.01 / optimizer_rate))
 
 
-def thermal(optimizer_state, sampler_state, rate=0.02):
+def thermal(optimizer_state, sampler_state, params=None, rate=0.02):
     """The hand-over by hand: every trace from the momentum, which is scaled where the learning rate rises."""
     sampler_state = ctld_optax.diagnostics.ctld_state(sampler_state)
     momentum = jax.tree.map(lambda m: kept(rate) * m, sampler_state.momentum)
@@ -77,7 +78,7 @@ RATES = {"sgd, same figures": 0.01, "sgd, schedule": 0.05, "nesterov": 0.8 * 0.0
 def optimize_by_hand(optimizer, loss, sampled, num_steps, handover=thermal):
     """The second phase from the end of the first, without `phase_switch`: (parameters, state) after each step."""
     params, sampler_state = sampled
-    state = handover(optimizer.init(params), sampler_state)
+    state = handover(optimizer.init(params), sampler_state, params)
     step = stepper(optax.with_extra_args_support(optimizer), loss)
     history = []
     for _ in range(num_steps):
@@ -228,7 +229,7 @@ def test_adam_starts_fresh(loss, params):
 
 
 def test_handover_of_the_caller_replaces_the_rule(loss, params, sampled):
-    def handover(optimizer_state, sampler_state):
+    def handover(optimizer_state, sampler_state, params):
         # Second moments too, or Adam divides by next to nothing and magnifies rounding.
         moments = {"mu": sampler_state.momentum, "nu": jax.tree.map(lambda m: 1.0 + m**2, sampler_state.momentum)}
         return (optimizer_state[0]._replace(**moments), *optimizer_state[1:])
@@ -242,11 +243,80 @@ def test_handover_of_the_caller_replaces_the_rule(loss, params, sampled):
 
 
 def test_wrong_handover_is_heard_of_at_init(params):
-    def handover(optimizer_state, sampler_state):
+    def handover(optimizer_state, sampler_state, params):
         return optimizer_state._replace(mu=sampler_state.momentum)
 
     with pytest.raises(AttributeError, match="_replace"):
         ctld_optax.phase_switch(build_sampler(), optax.adam(0.01), 3, handover=handover).init(params)
+
+
+@pytest.mark.parametrize(
+    "handover", [lambda optimizer_state, sampler_state: optimizer_state, lambda optimizer_state: optimizer_state]
+)
+def test_a_handover_of_too_few_arguments_is_refused(handover):
+    message = r"handover must take three arguments, .*Write handover=lambda optimizer_state, sampler_state, params: \.\.\."
+    with pytest.raises(TypeError, match=message):
+        ctld_optax.phase_switch(build_sampler(), optax.adam(0.01), 3, handover=handover)
+
+
+def test_handover_of_the_caller_gets_the_parameters_at_the_switch(loss, params, sampled):
+    still = optax.GradientTransformation(optax.tree.zeros_like, lambda updates, state, params: (updates, state))
+    switched = ctld_optax.phase_switch(build_sampler(), still, STEPS, handover=lambda mine, theirs, params: params)
+    _, state = run(switched, loss, params, STEPS + 1)
+    assert_close(state.optimizer, sampled[0])
+
+
+# Optimizers that keep the parameters that they began with.
+
+KEEPERS = {
+    "schedule_free": lambda: optax.contrib.schedule_free_sgd(0.02),
+    "dog": optax.contrib.dog,
+    "cocob": optax.contrib.cocob,
+    "prodigy": optax.contrib.prodigy,
+    "mechanize": lambda: optax.contrib.mechanize(optax.sgd(0.02)),
+    "injected": lambda: optax.inject_hyperparams(optax.contrib.dog)(learning_rate=0.5),
+}
+
+
+@pytest.mark.parametrize("name", KEEPERS)
+def test_what_an_optimizer_keeps_of_its_first_parameters_is_of_those_at_the_switch(name, loss, params, sampled):
+    switched = ctld_optax.phase_switch(build_sampler(), KEEPERS[name](), STEPS)
+    before = signature(switched.init(params))
+    ours, state = run(switched, loss, params, STEPS + 4)
+    expected, expected_state = run(optax.with_extra_args_support(KEEPERS[name]()), loss, sampled[0], 4)
+    assert_close((ours, state.optimizer), (expected, expected_state))
+    assert signature(state) == before
+
+
+def test_it_is_made_anew_at_the_switch_and_only_then(loss, params, sampled):
+    switched = ctld_optax.phase_switch(build_sampler(), KEEPERS["dog"](), STEPS)
+    start, state, step = params, switched.init(params), stepper(switched, loss)
+    for number in range(STEPS + 3):
+        assert_close(optax.tree.get(state.optimizer, "init_params"), start if number <= STEPS else sampled[0])
+        params, state = step(params, state)
+
+
+def test_a_hyperparameter_changed_while_sampling_stays_changed(loss, params):
+    switched = ctld_optax.phase_switch(build_sampler(), KEEPERS["injected"](), 2)
+    params, state = run(switched, loss, params, 1)
+    hyperparams = state.optimizer.hyperparams | {"learning_rate": jnp.float32(0.25)}
+    state = state._replace(optimizer=state.optimizer._replace(hyperparams=hyperparams))
+    step = stepper(switched, loss)
+    for _ in range(3):
+        params, state = step(params, state)
+    assert state.optimizer.hyperparams["learning_rate"] == 0.25
+
+
+def test_such_an_optimizer_asks_for_the_parameters_at_the_first_step_and_no_other_does(params):
+    def first_step(optimizer):
+        switched = ctld_optax.phase_switch(build_sampler(), optimizer, 3)
+        switched.update(params, switched.init(params), value=jnp.float32(1.0))
+
+    first_step(optax.adam(0.01))
+    with pytest.raises(
+        ValueError, match=r"needs the parameters at every step, got None: .* Write tx\.update\(grads, state, params"
+    ):
+        first_step(KEEPERS["schedule_free"]())
 
 
 def test_both_paths_agree(loss, params):
@@ -361,6 +431,9 @@ OTHERS = {
     "decay of the parameters": lambda: not_quite(
         lambda t, g, s, p: t.update(jax.tree.map(lambda x, w: x + 1e-4 * w, g, p), s, p)
     ),
+    "scalar of the parameters": lambda: optax.chain(
+        optax.trace(0.9), optax.GradientTransformation(optax.tree.norm, lambda updates, state, params=None: (updates, state))
+    ),
     "positive traces only": lambda: not_quite(
         lambda t, g, s, p: t.update(g, jax.tree.map(lambda x: jnp.where(x > 0, x, 0.0), s), p)
     ),
@@ -383,6 +456,92 @@ def test_other_optimizers_are_not_taken_for_heavy_ball(name):
 def test_recognition_is_silent_and_leaves_x64_alone():
     heavy_ball_decay(optax.sgd(0.1, momentum=0.9))
     assert jnp.ones(()).dtype == jnp.float32
+
+
+# Which traces are sums of raw gradients.
+
+DECAYED = optax.add_decayed_weights(0.1)
+SUMS = {
+    "sgd": (lambda: optax.sgd(0.1, momentum=0.9), [True]),
+    "nesterov": (lambda: optax.sgd(0.1, momentum=0.9, nesterov=True), [True]),
+    "decay 1": (lambda: optax.trace(1.0), [True]),
+    "weight decay first": (lambda: optax.chain(DECAYED, optax.trace(0.9)), [True]),
+    "clip first": (lambda: optax.chain(optax.clip(0.1), optax.trace(0.9)), [True]),
+    "clip by norm first": (lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.trace(0.9)), [True]),
+    "adaptive clip first": (lambda: optax.chain(optax.adaptive_grad_clip(0.01), optax.trace(0.9)), [True]),
+    "noise first": (lambda: optax.chain(optax.add_noise(1e-3, 0.5, 0), optax.trace(0.9)), [True]),
+    "bfloat16 trace": (lambda: optax.sgd(0.1, momentum=0.9, accumulator_dtype=jnp.bfloat16), [True]),
+    "injected": (lambda: optax.inject_hyperparams(optax.sgd)(learning_rate=0.1, momentum=0.9), [True]),
+    "masked": (lambda: optax.masked(optax.sgd(0.1, momentum=0.9), {"x": True, "y": False}), [True]),
+    "if finite": (lambda: optax.apply_if_finite(optax.sgd(0.1, momentum=0.9), 3), [True]),
+    "adam behind": (lambda: optax.chain(optax.trace(0.9), optax.scale_by_adam()), [True]),
+    "in parts": (
+        lambda: optax.partition({"a": optax.sgd(0.1, 0.9), "b": optax.rmsprop(0.1, momentum=0.9)}, {"x": "a", "y": "b"}),
+        [True, False],
+    ),
+    "two traces": (lambda: optax.chain(optax.trace(0.4), optax.trace(0.5)), [True, False]),
+    "decay 0": (lambda: optax.sgd(0.1, momentum=0.0), [None]),
+    "no trace": (lambda: optax.adam(0.1), []),
+    "growing": (lambda: optax.trace(1.1), [False]),
+    "rmsprop": (lambda: optax.rmsprop(0.1, momentum=0.9), [False]),
+    "lars": (lambda: optax.lars(0.1), [False]),
+    "trust ratio of 1": (lambda: optax.chain(optax.scale_by_trust_ratio(), optax.trace(0.9)), [False]),
+    "adam first": (lambda: optax.chain(optax.scale_by_adam(), optax.trace(0.9)), [False]),
+    "mean first": (lambda: optax.chain(optax.ema(0.9), optax.trace(0.9)), [False]),  # the first step alone does not tell it
+    "schedule first": (lambda: optax.chain(optax.scale_by_schedule(lambda t: 0.5**t), optax.trace(0.9)), [False]),
+    "learning rate first": (lambda: optax.chain(optax.scale(-0.1), optax.trace(0.9)), [False]),
+    "sign changed": (lambda: optax.chain(optax.scale(-1.0), optax.trace(0.9)), [False]),
+    "sign alone": (lambda: optax.chain(optax.scale_by_sign(), optax.trace(0.9)), [False]),
+    "normalised": (lambda: optax.chain(optax.normalize_by_update_norm(), optax.trace(0.9)), [False]),
+    "every second": (lambda: optax.chain(optax.apply_every(2), optax.trace(0.9)), [False]),
+    "no probe": (lambda: optax.chain(optax.stateless(lambda *_: 1 / 0), optax.trace(0.9)), [False]),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_of_raw_gradients_are_told_from_other_traces(name, params):
+    build, expected = SUMS[name]
+    assert sums_gradients(optax.with_extra_args_support(build()), params) == expected
+
+
+def test_the_answer_is_the_same_under_jit_and_for_traced_hyperparameters(params):
+    answers = []
+
+    @jax.jit
+    def ask(params, decay):
+        for scale in (optax.identity(), optax.scale(decay)):
+            optimizer = optax.chain(scale, optax.trace(decay))
+            answers.append(sums_gradients(optax.with_extra_args_support(optimizer), params))
+
+    ask(params, 0.9)
+    assert answers == [[True], [False]]
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "lars", "adam first", "learning rate first"])
+def test_a_trace_in_other_units_starts_from_zeros_and_says_so(name, loss, params):
+    build, _ = SUMS[name]
+    switched = ctld_optax.phase_switch(build_sampler(), build(), STEPS)
+    with pytest.warns(UserWarning, match=r"a trace of this optimizer is no sum of raw gradients .*pass handover="):
+        state = switched.init(params)
+    step = stepper(switched, loss)
+    for _ in range(STEPS):
+        params, state = step(params, state)
+    expected, expected_state = stepper(optax.with_extra_args_support(build()), loss)(params, build().init(params))
+    params, state = step(params, state)
+    assert_close((params, state.optimizer), (expected, expected_state))
+
+
+def test_parts_take_over_what_is_theirs_at_their_own_learning_rate(params):
+    """In one step without a gradient: decay times the share of the momentum that stays thermal."""
+    parts = {"a": optax.sgd(0.04, momentum=0.9), "b": optax.sgd(0.01, momentum=0.5)}
+    switched = ctld_optax.phase_switch(build_sampler(), optax.partition(parts, {"x": "a", "y": "b"}), STEPS)
+    zeros, update = optax.tree.zeros_like(params), jax.jit(switched.update)
+    state = switched.init(params)
+    for _ in range(STEPS + 1):
+        updates, state = update(zeros, state, params, value=jnp.float32(1.0))
+    momentum = state.sampler.momentum
+    np.testing.assert_allclose(updates["x"], -0.04 * 0.9 * np.sqrt(0.01 / 0.04) * momentum["x"], rtol=1e-5)
+    np.testing.assert_allclose(updates["y"], -0.01 * 0.5 * momentum["y"], rtol=1e-5)
 
 
 # The default hand-over.
@@ -433,7 +592,7 @@ def test_sampler_in_a_chain_hands_over_its_momentum(loss, params):
 @pytest.mark.parametrize(("sampler", "count"), [(optax.sgd(0.1), 0), (None, 2)])
 def test_no_or_two_momenta_are_refused_with_the_way_out(sampler, count, params):
     sampler = optax.chain(build_sampler(), build_sampler()) if sampler is None else sampler
-    message = rf"looks for one `momentum` in the sampler's state and found {count} .*Pass handover="
+    message = rf"looks for one `momentum` of a parameter in the sampler's state and found {count} .*Pass handover="
     with pytest.raises(ValueError, match=message):
         ctld_optax.phase_switch(sampler, optax.sgd(0.1, momentum=0.9), 3).init(params)
 
@@ -529,6 +688,87 @@ def test_constant_temperature_needs_no_value(optimizer, loss, params):
         _, state = update(jax.grad(loss)(params), state, params)
     assert_finite(state)
     assert state.sampler.count == 3
+
+
+SGD = optax.sgd(0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((SGD, build_sampler(), 3), "optimizer is a sampler, and sampler is none"),
+        ((build_sampler(), 3, SGD), "optimizer must be an Optax gradient transformation, got 3"),
+        ((3, build_sampler(), SGD), "sampler must be an Optax gradient transformation, got 3"),
+        ((build_sampler(), SGD, SGD), "sampling_steps must be a Python integer, got a gradient transformation"),
+        ((build_sampler(), optax.sgd, 3), "optimizer must be an Optax gradient transformation, got <function sgd"),
+    ],
+)
+def test_refuses_another_order(arguments, message):
+    with pytest.raises(TypeError, match=rf"{message}.* The order is phase_switch\(sampler, optimizer, sampling_steps\)"):
+        ctld_optax.phase_switch(*arguments)
+
+
+MASK = {"x": True, "y": False}
+
+
+@pytest.mark.parametrize("wrap", [lambda tx: optax.chain(optax.clip(1.0), tx), lambda tx: optax.masked(tx, MASK)])
+def test_a_wrapped_sampler_in_the_second_place_is_found_at_init(wrap, params):
+    with pytest.raises(TypeError, match="optimizer is a sampler, and sampler is none"):
+        ctld_optax.phase_switch(optax.adam(0.1), wrap(build_sampler()), 3).init(params)
+
+
+def test_from_one_sampler_to_another(loss, params):
+    explorer, sampler = build_sampler(), build_sampler(tempering=None)
+    params, state = run(ctld_optax.phase_switch(explorer, sampler, 3), loss, params, 5)
+    assert (state.sampler.count, state.optimizer.count) == (3, 2)
+
+
+def sampler_of(*names):
+    """A sampler of each of these parameters, with a key of its own; the others stand still."""
+    samplers = {name: build_sampler(key=number) for number, name in enumerate(names)}
+    return optax.partition(samplers | {"none": optax.set_to_zero()}, {n: n if n in names else "none" for n in ("x", "y")})
+
+
+PARTIAL = {
+    "masked": lambda: optax.masked(build_sampler(), MASK),
+    "one of two": lambda: sampler_of("x"),
+    "two samplers": lambda: sampler_of("x", "y"),
+}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "masked otherwise"])
+@pytest.mark.parametrize("name", PARTIAL)
+def test_samplers_of_some_parameters_hand_over_what_they_have(name, optimizer, loss, params):
+    build = {"masked otherwise": lambda: optax.masked(optax.sgd(0.02, momentum=0.8), {"x": False, "y": True})}
+    build = {name: build for name, (build, _) in OPTIMIZERS.items()} | build
+    switched = ctld_optax.phase_switch(PARTIAL[name](), build[optimizer](), STEPS)
+    state, step = switched.init(params), stepper(switched, loss)
+    for _ in range(STEPS):
+        params, state = step(params, state)
+    found = [tree for _, tree in optax.tree.get_all_with_path(state.sampler, "momentum")]
+    momenta = {leaf: tree[leaf] for tree in found for leaf in tree if jax.tree.leaves(tree[leaf])}
+    value, grads = jax.value_and_grad(loss)(params)
+    _, after = switched.update(grads, state, params, value=value)
+    for _, trace in optax.tree.get_all_with_path(after.optimizer, "trace"):
+        for leaf in [leaf for leaf in trace if jax.tree.leaves(trace[leaf])]:
+            share = kept(RATES.get(optimizer, 0.02))
+            assert_close(trace[leaf], grads[leaf] + 0.8 * share * momenta.get(leaf, 0.0))
+
+
+def test_a_trace_of_another_shape_begins_from_zeros():
+    """That of `optax.flatten` is one vector, here at the very path of the one parameter."""
+    params = jnp.ones((2, 3))
+    switched = ctld_optax.phase_switch(build_sampler(), optax.flatten(optax.sgd(0.1, momentum=0.9)), 2)
+    _, state = run(switched, jnp.sum, params, 3)
+    assert_identical(state.optimizer[0].trace, jnp.ones(6))  # the gradient of the first step alone
+
+
+def test_a_phase_switch_as_sampler(loss, params):
+    inner = ctld_optax.phase_switch(build_sampler(), optax.sgd(0.01, momentum=0.9), 2)
+    params, state = run(ctld_optax.phase_switch(inner, optax.adam(0.01), 4), loss, params, 6)
+    assert (state.sampler.sampler.count, state.sampler.count, state.optimizer[0].count) == (2, 4, 2)
+    with pytest.raises(ValueError, match=r"the sampler is itself a phase_switch, .*Pass handover="):
+        ctld_optax.phase_switch(inner, optax.sgd(0.01, momentum=0.9), 4).init(params)
 
 
 @pytest.mark.parametrize(

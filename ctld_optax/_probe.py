@@ -1,0 +1,220 @@
+"""What an optimizer does, found out by trying it on stand-ins: it is a pair of closures and tells nothing else of itself."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+
+SIZE = 1e-6  # of a gradient or a trace that is tried: so small that what clips does not clip it
+PARAMETER = 1e-2  # so large that what clips by the size of the parameters does not either, and float32 resolves a decay of them
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """A tree's leaves by what leads to them. Trees of which other leaves are masked can be compared so."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def traces_in(state: Any) -> list[dict[str, Any]]:
+    """The leaves of every `optax.TraceState` in a state, by path."""
+    return [by_path(node.trace) for node in jax.tree.leaves(state, is_leaf=_is_trace) if _is_trace(node)]
+
+
+def filled(state: Any, fill: Mapping[str, Any], which: Iterable[bool] = itertools.repeat(True)) -> Any:
+    """The state with those of its traces filled that `which` names in turn, as far as `fill` has something for their leaves."""
+    chosen = iter(which)
+
+    def fill_leaf(path: Any, leaf: Any) -> Any:
+        new = fill.get(jax.tree_util.keystr(path))
+        return leaf if new is None or new.shape != leaf.shape else new.astype(leaf.dtype)
+
+    def fill_node(node: Any) -> Any:
+        if not _is_trace(node) or not next(chosen):
+            return node
+        return node._replace(trace=jax.tree_util.tree_map_with_path(fill_leaf, node.trace))
+
+    return jax.tree.map(fill_node, state, is_leaf=_is_trace)
+
+
+def walk(optimizer: Any, params: Any, fill: Mapping[str, Any], grads: list[Any], **extra_args: Any) -> list[tuple[Any, Any]]:
+    """The updates and the traces after each of some gradients, of an optimizer that is fresh but for what fills its traces."""
+    state, steps = filled(optimizer.init(params), fill), []
+    for grad in grads:
+        updates, state = optimizer.update(grad, state, params, **extra_args)
+        steps.append((by_path(updates), traces_in(state)))
+    return steps
+
+
+def kept_parameters(init: Callable[[Any], Any], params: Any) -> list[bool]:
+    """Which leaves of the state that `init` makes hang on the values of the parameters, and not on their shapes alone."""
+    program = jax.make_jaxpr(init)(params).jaxpr
+    made_of = set(program.invars)
+
+    def is_made_of(variable: Any) -> bool:
+        return not isinstance(variable, Literal) and variable in made_of
+
+    for equation in program.eqns:
+        if any(map(is_made_of, equation.invars)):
+            made_of.update(equation.outvars)
+    return [is_made_of(variable) for variable in program.outvars]
+
+
+def sums_gradients(optimizer: Any, like: Any) -> list[bool | None]:
+    """Which of an optimizer's traces are sums of raw gradients, as a sampler's momentum is one.
+
+    The *change* that small gradients make must be gradient + decay * trace, with 0 < decay <= 1, for gradients of either sign
+    and of different sizes and in three steps in turn: what scales gradients by what it has seen of them is found out then. A
+    decay of the weights, or a clip, may stand in front of such a trace.
+
+    Args:
+      optimizer: an extra-args transformation.
+      like: parameters or gradients; only their structure and their number of dimensions matter.
+
+    Returns:
+      of each trace, in order; None where there is no memory to fill, or nothing of a trace's is a parameter's.
+    """
+    if not _has_traces(optimizer, like):
+        return []
+    sizes = [SIZE * (-1.7) ** (number % 5) for number in range(len(jax.tree.leaves(like)))]
+    fill, params, zeros = _stand_ins(like, sizes), _stand_ins(like, PARAMETER), _stand_ins(like, 0.0)
+    grads = [jax.tree.map(lambda f, factor=factor: np.asarray(factor * f, f.dtype), fill) for factor in (0.7, -0.02, 5.0)]
+
+    def traces_after(fill: Any, *grads: Any) -> list[Any]:
+        return [traces for _, traces in walk(optimizer, params, by_path(fill), list(grads), value=jnp.ones(()))]
+
+    try:
+        at_rest = _tried(traces_after, zeros, *[zeros for _ in grads])
+        moved = _tried(traces_after, fill, *grads)
+        (remembered,) = _tried(traces_after, fill, zeros)
+    except Exception:  # noqa: BLE001
+        # An optimizer that cannot take the probe, for whatever reason, is not known to sum gradients.
+        return [False] * len(traces_in(jax.eval_shape(optimizer.init, like)))
+    return [
+        _is_heavy_ball(
+            by_path(fill),
+            _difference(remembered[number], at_rest[0][number]),
+            [by_path(grad) for grad in grads],
+            [_difference(after[number], rest[number]) for after, rest in zip(moved, at_rest, strict=True)],
+        )
+        for number in range(len(remembered))
+    ]
+
+
+def _is_heavy_ball(fill: Any, remembered: Any, grads: list[Any], traces: list[Any]) -> bool | None:
+    decays = {path: float(np.sum(left)) / float(np.sum(fill[path])) for path, left in remembered.items() if path in fill}
+    if not any(decays.values()):
+        return None
+    before, good = fill, all(0.0 < decay < 1.0 + 1e-2 for decay in decays.values())
+    for grad, trace in zip(grads, traces, strict=True):
+        for path, decay in decays.items():
+            terms = grad[path], decay * before[path]
+            good &= bool(np.all(np.abs(trace[path] - sum(terms)) <= 2e-2 * sum(map(np.abs, terms))))  # a trace may be bfloat16
+        before = trace
+    return good
+
+
+def learning_rates(optimizer: Any, like: Any, **extra_args: Any) -> dict[str, jax.Array]:
+    """What an optimizer's first update multiplies its trace by, of each parameter; nothing where that cannot be read.
+
+    Args:
+      optimizer: an extra-args transformation.
+      like: parameters or gradients; only their structure and their number of dimensions matter.
+      **extra_args: of the optimizer's update.
+    """
+    zeros = _stand_ins(like, 0.0)  # parameters too: a decay of them would drown the update in rounding
+    try:
+        ((moved, filled_traces),) = walk(optimizer, zeros, by_path(_stand_ins(like, SIZE)), [zeros], **extra_args)
+        ((moved_at_rest, empty_traces),) = walk(optimizer, zeros, {}, [zeros], **extra_args)
+    except Exception:  # noqa: BLE001
+        # An optimizer that cannot take the probe, for whatever reason, has no rate that could be read.
+        return {}
+    wide = jnp.result_type(float)
+    kept: dict[str, Any] = {}
+    for trace in map(_difference, filled_traces, empty_traces):
+        kept |= {path: jnp.sum(left, dtype=wide) + kept.get(path, 0.0) for path, left in trace.items()}
+    moved = _difference(moved, moved_at_rest)
+    return {
+        path: jnp.where(left > 0.0, -jnp.sum(moved[path], dtype=wide) / jnp.where(left > 0.0, left, 1.0), 0.0)
+        for path, left in kept.items()
+        if path in moved
+    }
+
+
+def heavy_ball_decay(optimizer: Any) -> Any:
+    """The decay of an optimizer that begins with a heavy-ball `optax.trace` on the raw gradient, None for any other.
+
+    Its state must be that of a chain whose first link is a `TraceState` and whose others hold scalars at most, none of which is
+    made of the parameters, and on probes of sizes from 1e-12 to 1e12 its trace must be gradient + decay * trace, and its update
+    a function of the new trace alone (Nesterov's is not).
+
+    Hyperparameters that are traced, as `optax.inject_hyperparams` makes them, have no value to look at: some number is put in
+    the place of each, so that the answer is the same inside and outside `jit`. The decay is then traced as well.
+    """
+    # In float64, so that the decay is the optimizer's own number and not its float32 rounding; of NumPy, so that it has a value
+    # also under jit.
+    size = np.asarray([1e-12, 1e-6, 1.0, 1e6, 1e12])
+    probe = {"matrix": -0.7 * np.ones((2, 5)) * size, "vector": size}
+    zeros, ones = jax.tree.map(np.zeros_like, probe), jax.tree.map(np.ones_like, probe)
+
+    def step(grads: Any, trace: Any) -> tuple[Any, Any]:
+        ((updates, (trace,)),) = walk(optimizer, probe, by_path(trace), [grads], value=jnp.ones(()))
+        return tuple(updates.values()), tuple(trace.values())
+
+    try:
+        with jax.enable_x64(True):
+            first, *rest = jax.eval_shape(optimizer.init, probe)
+            if not isinstance(first, optax.TraceState) or any(leaf.ndim > 0 for leaf in jax.tree.leaves(rest)):
+                return None
+            if any(kept_parameters(optimizer.init, probe)):
+                return None
+            decay = _tried(step, zeros, ones)[1][1][2]
+            grads = jax.tree.map(lambda p: 0.3 * p[..., ::-1], probe)
+            updates, trace = _tried(step, grads, probe)
+            expected = tuple(jax.tree.leaves(jax.tree.map(lambda g, t: g + decay * t, grads, probe)))
+            alone = jax.tree.unflatten(jax.tree.structure(probe), trace)
+            same_trace = optax.tree.allclose(trace, expected, rtol=1e-6, atol=0.0)
+            same_updates = optax.tree.allclose(updates, _tried(step, alone, zeros)[0], rtol=1e-6, atol=0.0)
+            if not (same_trace and same_updates):
+                return None
+            traced = any(isinstance(const, Tracer) for const in jax.make_jaxpr(step)(zeros, ones).consts)
+        return step(zeros, ones)[1][1][2] if traced else float(decay)
+    except Exception:  # noqa: BLE001
+        # An optimizer that cannot take the probe, for whatever reason, is served by the general case.
+        return None
+
+
+def _tried(function: Callable[..., Any], *args: Any) -> Any:
+    """What `function` returns, in NumPy and at once also under `jit`, with some number for each traced value that it has."""
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    with jax.ensure_compile_time_eval():
+        evaluate = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, [_stand_in(const) for const in program.consts]))
+        return jax.tree.unflatten(jax.tree.structure(shapes), [np.asarray(x) for x in evaluate(*jax.tree.leaves(args))])
+
+
+def _stand_in(const: Any) -> Any:
+    """A number in the place of one that is not known yet."""
+    return jnp.full(const.shape, 0.37).astype(const.dtype) if isinstance(const, Tracer) else const
+
+
+def _stand_ins(like: Any, sizes: Any) -> Any:
+    """One number in the place of each leaf, with as many dimensions, in the widest float there is."""
+    leaves, structure = jax.tree.flatten(like)
+    sizes = np.broadcast_to(np.asarray(sizes, jnp.result_type(float)), len(leaves))
+    return jax.tree.unflatten(structure, [np.full((1,) * x.ndim, size) for x, size in zip(leaves, sizes, strict=True)])
+
+
+def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: first[path] - second[path] for path in first}
+
+
+def _has_traces(optimizer: Any, like: Any) -> bool:
+    return bool(traces_in(jax.eval_shape(optimizer.init, like)))
+
+
+def _is_trace(node: Any) -> bool:
+    return isinstance(node, optax.TraceState)
