@@ -87,7 +87,7 @@ def test_hyperparameters_out_of_range(name, wrong, interval):
 @pytest.mark.parametrize("name", ["learning_rate", "temperature", "momentum", "alpha_step_size", "alpha_momentum"])
 @pytest.mark.parametrize("wrong", [True, np.True_, "0.1", b"1", None, 0.1j, [0.1], (0.1,), {"lr": 0.1}])
 def test_hyperparameters_that_are_no_numbers(name, wrong):
-    with pytest.raises(TypeError, match=rf"^{name} must be a number, got "):
+    with pytest.raises(TypeError, match=rf"^{name} must be a number(, | or a function, )got "):
         build(**{name: wrong})
 
 
@@ -98,11 +98,11 @@ def test_edges_of_the_ranges_are_allowed():
 
 
 @pytest.mark.parametrize(
-    ("name", "known"), [("coupling", "'standardized', 'hamiltonian'"), ("confinement", "'reflect', 'force'"),
-                        ("initial_momentum", "'zeros', 'stationary'"), ("noise", "'gaussian'")]
+    ("name", "known"), [("coupling", "'standardized', 'hamiltonian', "), ("confinement", "'reflect' or 'force'"),
+                        ("initial_momentum", "'zeros' or 'stationary'"), ("noise", "'gaussian'")]
 )  # fmt: skip
 def test_unknown_options_list_the_known_ones(name, known):
-    with pytest.raises(ValueError, match=rf"{name} must be one of {known}.*, got 'other'"):
+    with pytest.raises(ValueError, match=rf"{name} must be {known}.*, got 'other'"):
         build(**{name: "other"})
 
 
@@ -134,7 +134,7 @@ def test_numpy_parameters_are_fine_and_count_as_float32_without_x64():
     "key", [1.5, "0", None, True, jnp.ones(2), jnp.zeros((3, 2), jnp.uint32), jnp.zeros(2, jnp.int32), [0, 1]]
 )
 def test_key_of_the_wrong_kind(key):
-    with pytest.raises(TypeError, match=r"key must be an int or a jax.random.key, got"):
+    with pytest.raises(TypeError, match=r"key must be .*, got"):
         build(key=key)
 
 

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ctld_optax._checked import check_fields
 from ctld_optax._validate import check_range
 
 
@@ -69,6 +70,7 @@ class Hamiltonian:
     decay: float = 0.99
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_decay(self.decay)
 
     def __call__(self, energy: jax.Array, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
@@ -118,6 +120,7 @@ class Standardized:
     decay: float = 0.99
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_range("clip", self.clip, minimum=0.0, minimum_open=True)
         _check_decay(self.decay)
 

@@ -15,12 +15,13 @@ from ctld_optax._arrays import noise as sources
 from ctld_optax._arrays import rounding, shards
 from ctld_optax._arrays.dtypes import momentum_dtype_of, scalar_dtype_of
 from ctld_optax._arrays.inplace import change_if
+from ctld_optax._checked import checked
 from ctld_optax._dynamics import integrators
 from ctld_optax._dynamics.alpha import AlphaHalf, AlphaState
 from ctld_optax._dynamics.coupling import EnergyStatistics
 from ctld_optax._dynamics.integrators import Integrator
 from ctld_optax._dynamics.minibatch import GradientNoise, remaining
-from ctld_optax._validate import check_params, check_scalar_value
+from ctld_optax._validate import check_params, check_scalar_value, check_update
 
 MISSING_VALUE = """ctld needs the loss at every step: the energy drives the temperature. Pass it as `value`:
 
@@ -265,12 +266,14 @@ class LangevinTransformation(optax.GradientTransformationExtraArgs):
 def transformation(kernel: Langevin) -> LangevinTransformation:
     """The Optax transformation of a kernel."""
 
+    @checked(state="Write state = tx.init(params); the order is tx.update(grads, state, params, value=loss).")
     def update(
-        updates: optax.Updates, state: CTLDState, params: optax.Params | None = None, *, value: Any = None, **extra_args: Any
+        updates: Any, state: CTLDState, params: Any = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, CTLDState]:
         del extra_args
         if value is None and kernel.needs_value:
             raise TypeError(MISSING_VALUE)
+        check_update(updates, params, state.momentum)
         return kernel.update(updates, state, params, value=value)
 
     made = LangevinTransformation(kernel.init, cast("Any", update))
