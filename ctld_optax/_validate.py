@@ -32,12 +32,18 @@ def check_range(
 ) -> None:
     """Raises a `ValueError` or `TypeError` if a concrete number is not finite or lies outside its range.
 
-    A bound that is traced, such as another hyperparameter, does not bind.
+    Of an array, which may be traced, only shape and dtype are looked at. A bound that is traced, such as another
+    hyperparameter, does not bind.
     """
     minimum, maximum = (bound if isinstance(bound, numbers.Real | np.number) else None for bound in (minimum, maximum))
     if isinstance(value, jax.Array | np.ndarray):
         if value.shape != ():
             raise ValueError(f"{name} must be one number, got an array of shape {value.shape}. {hint}".rstrip())
+        if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4:
+            raise TypeError(
+                f"{name} must be float32 or wider, got {value.dtype}, which may round a momentum to 1, a temperature to 0. Under "
+                "optax.inject_hyperparams, which takes the parameters' dtype, write hyperparam_dtype=jnp.float32."
+            )
         return
     if isinstance(value, bool | np.bool) or not isinstance(value, numbers.Real | np.number):
         raise TypeError(f"{name} must be a number, got {value!r}. {hint}".rstrip())
@@ -169,9 +175,16 @@ def check_update(updates: Any, params: Any, like: Any) -> None:
 
 
 def as_key(key: Any) -> jax.Array:
-    """One typed key from an int, a typed key or a legacy uint32 key."""
+    """One typed key from an int of any size, a typed key or a legacy uint32 key."""
     if isinstance(key, int | np.integer):
-        return jax.random.key(key)
+        if -(2**31) < key < 2**32:
+            return jax.random.key(key)
+        # JAX drops all but the last 32 bits, or stops: the rest is folded in, 32 bits at a time.
+        typed, rest = jax.random.key(np.uint32(key & 0xFFFFFFFF)), int(key) >> 32
+        while True:
+            typed, rest = jax.random.fold_in(typed, np.uint32(rest & 0xFFFFFFFF)), rest >> 32
+            if rest in (0, -1):
+                return typed
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         typed = jnp.asarray(key)
     elif key.shape == () and jnp.issubdtype(key.dtype, jnp.integer):

@@ -155,6 +155,44 @@ def test_keys_of_all_kinds_mean_the_same():
     assert build(key=-1).init(params).r_alpha != first.r_alpha
 
 
+def test_seeds_of_any_size_are_told_apart(x64_or_not):
+    # JAX itself takes 2^32 and 2^40 for 0, and 2^64 for too large.
+    params = {"x": jnp.ones(2)}
+    seeds = (0, 2**31 - 1, 2**31, 2**32, 2**32 + 1, 2**40, 2**64, 2**64 + 2**32, -1, -(2**31) - 1, -(2**40))
+    states = [build(key=seed).init(params) for seed in (*seeds, np.uint64(2**40 + 1))]
+    assert len({tuple(np.asarray(jax.random.key_data(state.key)).tolist()) for state in states}) == len(states)
+    expected = jax.random.split(jax.random.fold_in(jax.random.key(0), 256), 3)[0]
+    assert jnp.all(jax.random.key_data(states[seeds.index(2**40)].key) == jax.random.key_data(expected))
+
+
+@pytest.fixture(params=[False, True])
+def x64_or_not(request):
+    with jax.enable_x64(request.param):
+        yield
+
+
+def test_a_large_seed_goes_through_inject_hyperparams_as_a_static_argument():
+    params = {"x": jnp.ones(2)}
+    injected = optax.inject_hyperparams(ctld_optax.ctld, static_args="key")(0.1, 0.1, key=2**40)
+    state = injected.init(params)
+    expected = build(key=2**40).init(params)
+    assert jnp.all(jax.random.key_data(state.inner_state.key) == jax.random.key_data(expected.key))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_hyperparameters_in_a_narrow_dtype_are_refused_and_the_cure_works(dtype):
+    params = {"x": jnp.ones(2, dtype)}
+    settings = {"learning_rate": 0.1, "temperature": 1e-8, "momentum": 0.999, "key": 0}
+    with pytest.raises(TypeError, match=rf"must be float32 or wider, got {jnp.dtype(dtype)}.*hyperparam_dtype=jnp.float32"):
+        optax.inject_hyperparams(ctld_optax.ctld)(**settings).init(params)
+    injected = optax.inject_hyperparams(ctld_optax.ctld, hyperparam_dtype=jnp.float32)(**settings)
+    plain = ctld_optax.ctld(**settings)
+    results = [jax.jit(tx.update)(params, tx.init(params), params, value=jnp.float32(1.0)) for tx in (injected, plain)]
+    variance = results[0][1].inner_state.noise_variance
+    np.testing.assert_allclose(variance, results[1][1].noise_variance, rtol=1e-3)  # 1 - 0.999 is one of float32's differences
+    assert variance > 0.0
+
+
 def test_key_keeps_its_implementation():
     state = build(key=jax.random.key(0, impl="rbg")).init({"x": jnp.ones(2)})
     assert jax.random.key_impl(state.key) == "rbg"
