@@ -79,7 +79,9 @@ def ctld(
         the largest curvature of `value`.
       temperature: k_B T_c >= 0 in units of `value`, or a schedule. The posterior of N independent examples from a
         *mean* loss has 1/N; networks with far more parameters than examples need it colder, because the noise adds
-        about (number of parameters) * temperature / 2 to the loss. At 0 this is `optax.sgd`, bit for bit; the
+        about (number of parameters) * temperature / 2 to the loss. A schedule is looked at when the sampler is made, at the
+        steps 0, 10, 100, ... 10^6, and must not be negative or NaN there; elsewhere, and where a number is traced, less than
+        0 counts as 0, and a NaN as a step that was not finite. At 0 this is `optax.sgd`, bit for bit; the
         hamiltonian coupling has no meaning there, so alpha stands still.
       momentum: mu in [0, 1), the paper's 1 - eta gamma.
       key: an int or one key (`jax.random.key`, or a legacy one). Copied: the caller may use it again. To run replicas, `vmap`

@@ -41,7 +41,7 @@ def check_range(
             raise ValueError(f"{name} must be one number, got an array of shape {value.shape}. {hint}".rstrip())
         if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4:
             raise TypeError(
-                f"{name} must be float32 or wider, got {value.dtype}, which may round a momentum to 1, a temperature to 0. Under "
+                f"{name} must be float32 or wider, got {value.dtype}, in which a momentum may be 1 or a temperature 0. Under "
                 "optax.inject_hyperparams, which takes the parameters' dtype, write hyperparam_dtype=jnp.float32."
             )
         return

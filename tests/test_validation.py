@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import ctld_optax
+from tests.helpers import assert_finite
 
 BASE = {"learning_rate": 0.1, "temperature": 0.1, "momentum": 0.9, "key": 0}
 
@@ -196,6 +197,48 @@ def test_hyperparameters_in_a_narrow_dtype_are_refused_and_the_cure_works(dtype)
 def test_key_keeps_its_implementation():
     state = build(key=jax.random.key(0, impl="rbg")).init({"x": jnp.ones(2)})
     assert jax.random.key_impl(state.key) == "rbg"
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "temperature"])
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (optax.linear_schedule(0.1, -0.1, 1_000), "at step 1000 of its schedule, must be a finite number in"),
+        (lambda count: jnp.sqrt(50.0 - count), "at step 100 of its schedule, must be a finite number in .*got .*nan"),
+        (lambda count: jnp.ones(2), r"at step 0 of its schedule, must be one number, got an array of shape \(2,\)"),
+        (lambda count: None, "at step 0 of its schedule, must be a number, got None"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda build: build(), lambda build: jax.jit(lambda: build().init(jnp.ones(2)))()])
+def test_a_schedule_is_looked_at_when_the_sampler_is_made(name, schedule, words, wrap):
+    with pytest.raises((TypeError, ValueError), match=f"^{name}, {words}"):
+        wrap(lambda: build(**{name: schedule}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"integrator": "euler"}, {"coupling": "hamiltonian", "confinement": "force"}, {"tempering": None},
+     {"gradient_noise": ctld_optax.RunningNoise()}, {"bias": ctld_optax.AdaptiveBiasingForce()}],
+)  # fmt: skip
+@pytest.mark.parametrize("wild", [float("nan"), float("inf")])
+def test_a_temperature_that_is_not_a_number_is_a_step_skipped(changes, wild):
+    tx = build(temperature=lambda count: jnp.where(count == 3, wild, 0.1), **changes)
+    params = jnp.ones(3)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for count in range(6):
+        updates, state = update(params, state, params, value=jnp.sum(jnp.square(params)))
+        params = optax.apply_updates(params, updates)
+        assert_finite((params, state))
+        assert int(state.skipped) == (count >= 3)
+
+
+def test_a_traced_negative_temperature_counts_as_zero():
+    def step(temperature):
+        tx = build(temperature=temperature)
+        return tx.update(jnp.ones(3), tx.init(jnp.ones(3)), value=1.0)[0]
+
+    assert jnp.all(jax.jit(step)(-1.0) == jax.jit(step)(0.0))
+    assert not jnp.all(jax.jit(step)(1.0) == jax.jit(step)(0.0))
 
 
 def test_traced_hyperparameters_pass():

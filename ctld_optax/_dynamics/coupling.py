@@ -131,8 +131,9 @@ class Standardized:
     def sensitivity(self, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
         """How much the coupled energy changes with the energy, where it is not clipped."""
         del temperature
-        tiny = jnp.finfo(statistics.var.dtype).tiny
-        return jax.lax.rsqrt(jnp.maximum(statistics.var, tiny))
+        tiny = jnp.asarray(jnp.finfo(statistics.var.dtype).tiny, statistics.var.dtype)
+        # Not the root of a maximum: its slope at 0, in the first step, is infinite times 0.
+        return jax.lax.rsqrt(jnp.where(statistics.var > tiny, statistics.var, tiny))
 
 
 Coupling = Hamiltonian | Standardized

@@ -196,7 +196,8 @@ class Langevin:
             skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
             gradient_noise=due.estimate,
             learning_rate=jnp.where(learning_rate > 0.0, learning_rate, state.learning_rate),
-            noise_variance=due.variance,
+            # A temperature that is not a number makes no noise, and leaves none for the next step to take in.
+            noise_variance=jnp.where(jnp.isfinite(due.variance), due.variance, 0.0),
             noise_words=words,
         )
 
