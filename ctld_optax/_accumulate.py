@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from ctld_optax._arrays.dtypes import at_least_float32, scalar_dtype_of
-from ctld_optax._validate import check_count, check_scalar_value, named_dtypes
+from ctld_optax._checked import checked
+from ctld_optax._validate import check_count, check_scalar_value, check_update, named_dtypes
 
 
 class AccumulateState(NamedTuple):
@@ -31,6 +32,7 @@ class AccumulateState(NamedTuple):
     value_rest: Any = ()
 
 
+@checked()
 def accumulate(
     inner: optax.GradientTransformation, every_k: int | Callable[[jax.Array], Any]
 ) -> optax.GradientTransformationExtraArgs:
@@ -70,10 +72,11 @@ def accumulate(
             value_rest=() if dtype == _widest() else jnp.zeros((), dtype),
         )
 
+    @checked(state="Write state = tx.init(params); the order is tx.update(grads, state, params, value=loss).")
     def update(
-        updates: optax.Updates,
+        updates: Any,
         state: AccumulateState,
-        params: optax.Params | None = None,
+        params: Any = None,
         *,
         value: Any = None,
         **extra_args: Any,
@@ -82,6 +85,7 @@ def accumulate(
             # The share in the mean's own dtype: 1/3 in float32 would spoil a float64 mean.
             return mean + (x.astype(mean.dtype) - mean) / (state.micro_step + 1).astype(mean.dtype)
 
+        check_update(updates, None, state.grads)
         grads = jax.tree.map(mean_with, state.grads, updates)
         dtype, mean_value, rest = state.value.dtype, state.value, state.value_rest
         if value is not None:

@@ -11,6 +11,7 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from ctld_optax._arrays import noise as sources
+from ctld_optax._checked import checked
 from ctld_optax._dynamics.alpha import AlphaHalf, Bias
 from ctld_optax._dynamics.coupling import COUPLINGS, Coupling, CouplingName
 from ctld_optax._dynamics.integrators import INTEGRATORS, IntegratorName
@@ -19,9 +20,10 @@ from ctld_optax._dynamics.metadynamics import Metadynamics
 from ctld_optax._dynamics.minibatch import as_gradient_noise
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._dynamics.walls import ForceWall, ReflectingWall, Walls
-from ctld_optax._validate import as_key, as_schedule, check_choice, check_dtype, check_range
+from ctld_optax._validate import as_key, as_schedule, check_dtype, check_range, check_specs
 
 
+@checked()
 def ctld(
     learning_rate: optax.ScalarOrSchedule,
     temperature: optax.ScalarOrSchedule,
@@ -77,7 +79,9 @@ def ctld(
         the largest curvature of `value`.
       temperature: k_B T_c >= 0 in units of `value`, or a schedule. The posterior of N independent examples from a
         *mean* loss has 1/N; networks with far more parameters than examples need it colder, because the noise adds
-        about (number of parameters) * temperature / 2 to the loss. At 0 this is `optax.sgd`, bit for bit; the
+        about (number of parameters) * temperature / 2 to the loss. A schedule is looked at when the sampler is made, at the
+        steps 0, 10, 100, ... 10^6, and must not be negative or NaN there; elsewhere, and where a number is traced, less than
+        0 counts as 0, and a NaN as a step that was not finite. At 0 this is `optax.sgd`, bit for bit; the
         hamiltonian coupling has no meaning there, so alpha stands still.
       momentum: mu in [0, 1), the paper's 1 - eta gamma.
       key: an int or one key (`jax.random.key`, or a legacy one). Copied: the caller may use it again. To run replicas, `vmap`
@@ -124,19 +128,11 @@ def ctld(
 
     Source: Ye, Zhu and Mantiuk, NIPS 2017, Eq. 4-14 and Algorithm 1; Leimkuhler and Matthews, AMRX 2013, for BAOAB.
     """
-    check_range("learning_rate", learning_rate, minimum=0.0, minimum_open=True)
-    check_range("temperature", temperature, minimum=0.0)
     check_range("momentum", momentum, minimum=0.0, maximum=1.0, maximum_open=True)
     check_range("alpha_step_size", alpha_step_size, minimum=0.0, minimum_open=True)
     check_range("alpha_momentum", alpha_momentum, minimum=0.0, maximum=1.0, maximum_open=True)
-    if not isinstance(coupling, Coupling):
-        check_choice("coupling", coupling, COUPLINGS)
-        coupling = COUPLINGS[coupling]
-    check_choice("confinement", confinement, ("reflect", "force"))
-    check_choice("noise", noise, sources.SOURCES)
-    check_choice("integrator", integrator, INTEGRATORS)
-    check_choice("initial_momentum", initial_momentum, ("zeros", "stationary"))
     check_dtype("momentum_dtype", momentum_dtype)
+    check_specs("param_specs", param_specs)
 
     walls: Walls | None = None
     if tempering is not None:
@@ -146,15 +142,15 @@ def ctld(
     order = INTEGRATORS[integrator]
     return transformation(
         Langevin(
-            learning_rate=as_schedule(learning_rate),
-            temperature=as_schedule(temperature),
+            learning_rate=as_schedule("learning_rate", learning_rate, minimum_open=True),
+            temperature=as_schedule("temperature", temperature),
             decay=momentum,
             integrator=order,
             source=sources.SOURCES[noise],
             alpha=AlphaHalf(
                 tempering=tempering,
                 bias=bias if tempering is not None else None,
-                coupling=coupling,
+                coupling=COUPLINGS[coupling] if isinstance(coupling, str) else coupling,
                 walls=walls,
                 step_size=alpha_step_size,
                 decay=alpha_momentum,

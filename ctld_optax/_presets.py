@@ -7,6 +7,7 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from ctld_optax._arrays import noise as sources
+from ctld_optax._checked import checked
 from ctld_optax._ctld import ctld
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
 from ctld_optax._dynamics.alpha import Bias
@@ -15,7 +16,10 @@ from ctld_optax._dynamics.metadynamics import Metadynamics
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._validate import check_range
 
+A_NUMBER = "algorithm1 needs learning_rate and temperature as numbers, not as schedules: they set alpha's clock. Use ctld."
 
+
+@checked()
 def posterior_sampler(
     learning_rate: optax.ScalarOrSchedule,
     temperature: optax.ScalarOrSchedule = 1.0,
@@ -87,6 +91,7 @@ def posterior_sampler(
     )
 
 
+@checked(learning_rate=A_NUMBER, temperature=A_NUMBER)
 def algorithm1(
     learning_rate: float,
     momentum: float,
@@ -130,10 +135,8 @@ def algorithm1(
     Raises:
       TypeError, ValueError: as :func:`ctld`; also for a schedule, and for temperature = 0.
     """
-    for name, number in (("learning_rate", learning_rate), ("temperature", temperature)):
-        if callable(number):
-            raise TypeError(f"algorithm1 needs {name} as a number, got a schedule: it sets alpha's clock. Use ctld.")
-        check_range(name, number, minimum=0.0, minimum_open=True)
+    check_range("learning_rate", learning_rate, minimum=0.0, minimum_open=True)
+    check_range("temperature", temperature, minimum=0.0, minimum_open=True)
     return ctld(
         learning_rate,
         temperature,

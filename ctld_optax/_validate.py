@@ -4,6 +4,7 @@ Only concrete Python (or NumPy) numbers are checked. A traced hyperparameter, as
 makes, has no value yet and passes through.
 """
 
+import collections
 import math
 import numbers
 from collections.abc import Callable, Iterator
@@ -13,6 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
+
+SCHEDULE_STEPS = (0, 10, 100, 1_000, 10_000, 100_000, 1_000_000)  # where a schedule is looked at, outside a run
+AN_INTEGER = "a Python integer (it fixes a shape or a branch)"
 
 
 def check_range(
@@ -27,13 +32,21 @@ def check_range(
 ) -> None:
     """Raises a `ValueError` or `TypeError` if a concrete number is not finite or lies outside its range.
 
-    A bound that is traced, such as another hyperparameter, does not bind.
+    Of an array, which may be traced, only shape and dtype are looked at. A bound that is traced, such as another
+    hyperparameter, does not bind.
     """
     minimum, maximum = (bound if isinstance(bound, numbers.Real | np.number) else None for bound in (minimum, maximum))
-    if isinstance(value, str | bytes | bool | np.bool | complex | list | tuple | dict) or value is None:
-        raise TypeError(f"{name} must be a number, got {value!r}. {hint}".rstrip())
-    if not isinstance(value, numbers.Real | np.number):
+    if isinstance(value, jax.Array | np.ndarray):
+        if value.shape != ():
+            raise ValueError(f"{name} must be one number, got an array of shape {value.shape}. {hint}".rstrip())
+        if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4:
+            raise TypeError(
+                f"{name} must be float32 or wider, got {value.dtype}, in which a momentum may be 1 or a temperature 0. Under "
+                "optax.inject_hyperparams, which takes the parameters' dtype, write hyperparam_dtype=jnp.float32."
+            )
         return
+    if isinstance(value, bool | np.bool) or not isinstance(value, numbers.Real | np.number):
+        raise TypeError(f"{name} must be a number, got {value!r}. {hint}".rstrip())
     number = float(value)
     low_ok = minimum is None or number > minimum or (number == minimum and not minimum_open)
     high_ok = maximum is None or number < maximum or (number == maximum and not maximum_open)
@@ -49,21 +62,27 @@ def check_range(
 def check_count(name: str, value: Any, minimum: int) -> None:
     """Raises unless `value` is a Python integer >= `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be a Python integer (it fixes a shape or a branch), got {value!r}.")
+        raise TypeError(f"{name} must be {AN_INTEGER}, got {value!r}.")
     if value < minimum:
         raise ValueError(f"{name} must be >= {minimum}, got {value}.")
 
 
-def check_choice(name: str, value: Any, choices: Any) -> None:
-    """Raises unless `value` is one of `choices`."""
-    if value not in choices:
-        known = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name} must be one of {known}, got {value!r}.")
+def as_schedule(name: str, scalar_or_schedule: Any, *, minimum_open: bool = False) -> Callable[[Any], Any]:
+    """A schedule as it stands, a number as the schedule that always gives it.
 
-
-def as_schedule(scalar_or_schedule: Any) -> Callable[[Any], Any]:
-    """A schedule as it stands, a number as the schedule that always gives it."""
-    return scalar_or_schedule if callable(scalar_or_schedule) else optax.constant_schedule(scalar_or_schedule)
+    Raises a `ValueError` or `TypeError` if the number is negative, or 0 where that is left out, or if the schedule gives
+    anything but one finite number >= 0 at the steps at which it is looked at.
+    """
+    if not callable(scalar_or_schedule):
+        check_range(name, scalar_or_schedule, minimum=0.0, minimum_open=minimum_open)
+        return optax.constant_schedule(scalar_or_schedule)
+    with jax.ensure_compile_time_eval():  # so that there are numbers inside `jit` too, unless a traced one goes in
+        for step in SCHEDULE_STEPS:
+            number = scalar_or_schedule(jnp.asarray(step, jnp.int32))
+            is_known = isinstance(number, jax.Array | np.ndarray) and not isinstance(number, Tracer)
+            number = np.asarray(number)[()] if is_known else number
+            check_range(f"{name}, at step {step} of its schedule,", number, minimum=0.0)
+    return scalar_or_schedule
 
 
 def check_scalar_value(value: Any, *, where: str) -> Any:
@@ -73,6 +92,8 @@ def check_scalar_value(value: Any, *, where: str) -> Any:
             f"{where} needs `value` to be a scalar (the loss whose gradient is passed), got a {type(value).__name__}. "
             "If the loss function has an auxiliary output: `(loss, aux), grads = ...`, then `value=loss`."
         )
+    if not isinstance(value, jax.Array | np.ndarray | np.generic | numbers.Number):
+        raise TypeError(f"{where} needs `value` to be a scalar (the loss whose gradient is passed), got {value!r:.60}.")
     array = jnp.asarray(value)
     if array.shape != ():
         raise ValueError(
@@ -84,20 +105,53 @@ def check_scalar_value(value: Any, *, where: str) -> Any:
     return array
 
 
+def as_numbers(name: str, values: Any) -> np.ndarray:
+    """Real numbers of any shape, in float64 on the host."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # ragged lists, typed keys
+        array = np.asarray(None)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool)):
+        raise TypeError(f"{name} must be an array of real numbers, got {type(values).__name__} {values!r:.60}.")
+    return array.astype(np.float64)
+
+
 def check_dtype(name: str, dtype: Any) -> None:
     """Raises unless `dtype` is None or a real floating-point dtype."""
-    if dtype is not None and not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
-        raise TypeError(f"{name} must be a real floating-point dtype, got {dtype!r}.")
+    try:
+        is_array = isinstance(dtype, jax.Array | np.ndarray)
+        is_real = dtype is None or (not is_array and jnp.issubdtype(jnp.dtype(dtype), jnp.floating))
+    except TypeError:
+        is_real = False
+    if not is_real:
+        raise TypeError(f"{name} must be a real floating-point dtype, got {dtype!r}. Write jnp.float32, for example.")
 
 
-def named_dtypes(params: Any) -> Iterator[tuple[str, Any]]:
+def check_specs(name: str, specs: Any) -> None:
+    """Raises unless a pytree holds `PartitionSpec`s only."""
+    for spec in jax.tree.leaves(specs):
+        if not isinstance(spec, jax.sharding.PartitionSpec):
+            raise TypeError(
+                f"{name} must be a pytree of jax.sharding.PartitionSpec, like in_specs of jax.shard_map; got {spec!r}."
+            )
+
+
+def named_dtypes(tree: Any, word: str = "parameter") -> Iterator[tuple[str, Any]]:
     """What to call each leaf in a message, and its dtype. Raises where a leaf has none."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        where = f"parameter {jax.tree_util.keystr(path) or 'tree'}"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        where = f"{word} {jax.tree_util.keystr(path) or 'tree'}"
         dtype = getattr(leaf, "dtype", None)
         if dtype is None:
-            raise TypeError(f"{where} must be a jax array, got {type(leaf).__name__} {leaf!r}. Write jnp.asarray(...).")
+            raise TypeError(
+                f"{where} must be a jax array, got {type(leaf).__name__} {leaf!r:.60}. Write jnp.asarray(...) for a number; "
+                "leave out what is none, for example by eqx.filter(model, eqx.is_inexact_array)."
+            )
         yield where, dtype
+
+
+def check_arrays(tree: Any, word: str = "parameter") -> None:
+    """Raises unless every leaf is an array, or a ShapeDtypeStruct."""
+    collections.deque(named_dtypes(tree, word), maxlen=0)
 
 
 def check_params(params: Any) -> None:
@@ -110,12 +164,27 @@ def check_params(params: Any) -> None:
             )
 
 
+def check_update(updates: Any, params: Any, like: Any) -> None:
+    """Raises unless `updates` are arrays in the structure that the state has them in, and `params`, if any, are parameters."""
+    check_arrays(updates, "updates, the gradient")
+    given, known = jax.tree.structure(updates), jax.tree.structure(like)
+    if given != known:
+        raise ValueError(f"updates, the gradients, must have the structure that init saw in params, {known}; got {given}.")
+    if params is not None:
+        check_params(params)
+
+
 def as_key(key: Any) -> jax.Array:
-    """One typed key from an int, a typed key or a legacy uint32 key."""
-    if isinstance(key, bool) or not isinstance(key, int | np.integer | jax.Array | np.ndarray):
-        raise TypeError(f"key must be an int or a jax.random.key, got {key!r}.")
+    """One typed key from an int of any size, a typed key or a legacy uint32 key."""
     if isinstance(key, int | np.integer):
-        return jax.random.key(key)
+        if -(2**31) < key < 2**32:
+            return jax.random.key(key)
+        # JAX drops all but the last 32 bits, or stops: the rest is folded in, 32 bits at a time.
+        typed, rest = jax.random.key(np.uint32(key & 0xFFFFFFFF)), int(key) >> 32
+        while True:
+            typed, rest = jax.random.fold_in(typed, np.uint32(rest & 0xFFFFFFFF)), rest >> 32
+            if rest in (0, -1):
+                return typed
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         typed = jnp.asarray(key)
     elif key.shape == () and jnp.issubdtype(key.dtype, jnp.integer):

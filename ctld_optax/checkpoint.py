@@ -27,19 +27,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ctld_optax._checked import checked
+from ctld_optax._validate import SCHEDULE_STEPS
+
 # The rest without an underscore is shared with the writers.
 __all__ = ["CheckpointError", "load", "restore_latest", "save", "state_from_arrays", "state_to_arrays"]
 
 FORMAT = "ctld_optax.state"
 VERSION = 1
 HEADER = "__header__"
-SCHEDULE_STEPS = (0, 10, 100, 1_000, 10_000, 100_000, 1_000_000)  # where a schedule is looked at, for `settings`
 
 
 class CheckpointError(ValueError):
     """A saved state that cannot be trusted: damaged, cut off, of another program, or of another state."""
 
 
+@checked()
 def state_to_arrays(state: Any, *, settings: Any = None) -> dict[str, np.ndarray]:
     """Any pytree of arrays (params, optimizer state, typed keys, step counts) as a flat dict of NumPy arrays.
 
@@ -62,7 +65,7 @@ def state_to_arrays(state: Any, *, settings: Any = None) -> dict[str, np.ndarray
     leaves: dict[str, Any] = {}
     for name, leaf in _named_leaves(state):
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
-            raise TypeError(f"{name} must be an array or a number to be saved, got {type(leaf).__name__}.")
+            raise TypeError(f"state, at {name}, must be an array or a number to be saved, got {type(leaf).__name__}.")
         if name in leaves:
             raise ValueError(f"two leaves have the name {name}, and one of them would be lost: give their node other keys.")
         description = _describe(leaf)
@@ -80,6 +83,7 @@ def state_to_arrays(state: Any, *, settings: Any = None) -> dict[str, np.ndarray
     return {HEADER: np.frombuffer(header.encode(), np.uint8), **arrays}
 
 
+@checked()
 def state_from_arrays(arrays: Mapping[str, Any], like: Any, *, settings: Any = None) -> Any:
     """The inverse of :func:`state_to_arrays`.
 
@@ -123,6 +127,7 @@ def state_from_arrays(arrays: Mapping[str, Any], like: Any, *, settings: Any = N
     return jax.tree.unflatten(jax.tree.structure(like), restored)
 
 
+@checked()
 def save(directory: str | os.PathLike[str], step: int, state: Any, *, keep: int = 3, settings: Any = None) -> Path:
     """Writes `directory/step_00000042.npz` for step 42; of the sound ones of this run up to there, the `keep` newest stay.
 
@@ -158,6 +163,7 @@ def save(directory: str | os.PathLike[str], step: int, state: Any, *, keep: int 
     return path
 
 
+@checked()
 def load(path: str | os.PathLike[str], like: Any, *, settings: Any = None) -> Any:
     """The state in one file of :func:`save`.
 
@@ -171,6 +177,7 @@ def load(path: str | os.PathLike[str], like: Any, *, settings: Any = None) -> An
         raise CheckpointError(f"{path}: {error}") from error
 
 
+@checked()
 def restore_latest(directory: str | os.PathLike[str], like: Any, *, settings: Any = None) -> tuple[int, Any] | None:
     """Step and state of the newest sound checkpoint in a directory, or None if the directory holds none at all.
 
@@ -189,7 +196,7 @@ def restore_latest(directory: str | os.PathLike[str], like: Any, *, settings: An
             faults.append(str(error))
             continue
         for fault in faults:
-            warnings.warn(f"passed over a checkpoint for that of step {step}: {fault}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"passed over a checkpoint for that of step {step}: {fault}", RuntimeWarning, stacklevel=3)
         return step, state
     if faults:
         raise CheckpointError(f"no checkpoint in {directory} is sound:\n" + "\n".join(faults))
@@ -248,7 +255,7 @@ def _write_whole(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
                 )
                 path.rename(aside)
                 message = f"{path} was damaged or of another run, and this checkpoint takes its place: it is now {aside}."
-                warnings.warn(message, RuntimeWarning, stacklevel=4)
+                warnings.warn(message, RuntimeWarning, stacklevel=5)
             partial.replace(path)  # while the lock is held, so that no one takes it for a leftover
     except BaseException:
         partial.unlink(missing_ok=True)  # it would hold on to the room that a full disk lacks
@@ -396,14 +403,14 @@ def _read_header(arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def _compare_settings(saved: Mapping[str, Any] | None, given: Any) -> None:
-    if saved is None or given is None:
+    now = None if given is None else _flat(given)
+    if saved is None or now is None:
         if saved is not None or given is not None:
             lacking = "restored without settings, but saved with some" if given is None else "saved without any"
             warnings.warn(
-                f"a checkpoint was {lacking}: whether the sampler is the same was not compared.", RuntimeWarning, stacklevel=3
+                f"a checkpoint was {lacking}: whether the sampler is the same was not compared.", RuntimeWarning, stacklevel=4
             )
         return
-    now = _flat(given)
     if not saved.keys() & now.keys():
         raise CheckpointError(f"the settings saved are {sorted(saved)[:5]}, those given {sorted(now)[:5]}. Name them alike.")
     if different := _differences(saved, now):
@@ -464,7 +471,7 @@ def _values_of_schedule(schedule: Callable[[Any], Any], name: str) -> dict[str, 
     try:
         return {f"{name or 'value'}({step})": float(schedule(jnp.asarray(step, jnp.int32))) for step in SCHEDULE_STEPS}
     except TypeError as error:
-        raise TypeError(f"{name or 'settings'} is a function that is no schedule, count -> number ({error}).") from error
+        raise TypeError(f"{_setting(name)} is a function that is no schedule, count -> number ({error}).") from error
 
 
 def _plain(setting: Any, name: str) -> Any:
@@ -476,10 +483,14 @@ def _plain(setting: Any, name: str) -> Any:
         array = np.asarray(setting)
         return array.item() if array.size == 1 else f"array {array.shape} {_digest(array)[:16]}"
     raise TypeError(
-        f"{name or 'settings'} must be what ctld gave, one of its parts, a schedule, a number, a text, None, or a list or dict "
+        f"{_setting(name)} must be what ctld gave, one of its parts, a schedule, a number, a text, None, or a list or dict "
         f"of them, got {type(setting).__name__}. Of a wrapper, such as phase_switch, pass the sampler that went into it; for "
         'any other transformation write its numbers down, such as {"learning_rate": 1e-2, "temperature": 1e-3}.'
     )
+
+
+def _setting(name: str) -> str:
+    return f"settings, at {name}," if name else "settings"
 
 
 def _restore(array: np.ndarray, description: Mapping[str, Any], like: Any) -> Any:

@@ -15,10 +15,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ctld_optax import diagnostics
+from ctld_optax._checked import checked
 from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.integrators import IntegratorName
 from ctld_optax._dynamics.metadynamics import Metadynamics
 from ctld_optax._dynamics.tempering import PolynomialTempering
+from ctld_optax._validate import as_numbers, check_count, check_range
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, YELLOW = (
     "#0072B2",
@@ -34,6 +36,7 @@ PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)  # yellow is too pale f
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 
 
+@checked()
 def temperature_trajectory(
     beta: Any,
     *,
@@ -56,6 +59,8 @@ def temperature_trajectory(
     ax = plt.gca() if ax is None else ax
     beta = _one_run("temperature_trajectory", beta=beta)[0]
     step = _steps(step, beta)
+    if switch_step is not None:
+        check_count("switch_step", switch_step, 0)
     last = step[-1] if switch_step is None else switch_step
     ax.plot(step[step <= last], 1.0 / beta[step <= last], color=color, linewidth=0.9, label="temperature")
     hottest = 1.0 / (1.0 - (tempering or PolynomialTempering()).strength)
@@ -71,15 +76,18 @@ def temperature_trajectory(
     return ax
 
 
+@checked()
 def mark_switch(switch_step: int, *, ax: Axes | None = None, label: str = "hand-over to SGD-M") -> Axes:
     """A dashed vertical line where sampling ends, with a label."""
     ax = plt.gca() if ax is None else ax
+    check_count("switch_step", switch_step, 0)
     ax.axvline(switch_step, color="0.25", linewidth=0.9, linestyle="--")
     ax.annotate(label, (switch_step, 0.5), xycoords=("data", "axes fraction"), xytext=(3, 0), textcoords="offset points",
                 rotation=90, va="center", ha="left", color="0.25", fontsize="small")  # fmt: skip
     return ax
 
 
+@checked()
 def alpha_occupation(
     alpha: Any,
     *,
@@ -111,6 +119,7 @@ def alpha_occupation(
     return ax
 
 
+@checked()
 def bias_potential(
     state: Any,
     bias: Bias,
@@ -133,6 +142,7 @@ def bias_potential(
     return ax
 
 
+@checked()
 def kinetic_temperature(
     trajectory: diagnostics.Snapshot,
     num_params: int,
@@ -162,6 +172,8 @@ def kinetic_temperature(
     ax = plt.gca() if ax is None else ax
     kinetic_energy, beta = _one_run("kinetic_temperature", kinetic_energy=trajectory.kinetic_energy, beta=trajectory.beta)
     step = _steps(step, beta)
+    check_range("temperature", temperature, minimum=0.0, minimum_open=True)
+    check_count("num_params", num_params, 1)
     target = diagnostics.kinetic_temperature_target(temperature, momentum, beta, integrator=integrator)
     spread = 2.0 * np.sqrt(2.0 / num_params)
     low, high = target * max(1.0 - spread, 0.0), target * (1.0 + spread)
@@ -174,6 +186,7 @@ def kinetic_temperature(
     return ax
 
 
+@checked()
 def phase_portrait(
     alpha: Any,
     r_alpha: Any,
@@ -198,7 +211,7 @@ def phase_portrait(
     ax = plt.gca() if ax is None else ax
     tempering = tempering or PolynomialTempering()
     limit = tempering.delta_prime
-    alpha, r_alpha = np.ravel(np.asarray(alpha, np.float64)), np.ravel(np.asarray(r_alpha, np.float64))
+    alpha, r_alpha = np.ravel(as_numbers("alpha", alpha)), np.ravel(as_numbers("r_alpha", r_alpha))
     if alpha.shape != r_alpha.shape:
         raise ValueError(f"alpha and r_alpha must have the same number of entries, got {alpha.size} and {r_alpha.size}.")
     chosen = _thinned(alpha.size, max_points)
@@ -224,6 +237,7 @@ def phase_portrait(
     return ax
 
 
+@checked()
 def sample_cloud(
     samples: Any,
     *,
@@ -247,7 +261,7 @@ def sample_cloud(
       label: of the points in a legend.
     """
     ax = plt.gca() if ax is None else ax
-    samples = np.asarray(samples, np.float64)
+    samples = as_numbers("samples", samples)
     if samples.ndim < 1 or samples.shape[-1] != 2 or samples.size == 0:
         raise ValueError(
             f"sample_cloud draws points of two coordinates: samples must have shape (..., 2), got {samples.shape}. "
@@ -273,7 +287,7 @@ def sample_cloud(
 
 def _one_run(function: str, **arrays: Any) -> list[np.ndarray]:
     """The arrays in float64, once each is seen to be of shape (steps,)."""
-    found = {name: np.asarray(array, np.float64) for name, array in arrays.items()}
+    found = {name: as_numbers(name, array) for name, array in arrays.items()}
     for name, array in found.items():
         if array.ndim != 1:
             raise ValueError(f"{function} draws one run: {name} must have shape (steps,), got {array.shape}.")
@@ -284,11 +298,12 @@ def _steps(step: Any, like: np.ndarray) -> np.ndarray:
     """The number of each step, counted from one if not given."""
     if step is None:
         return np.arange(1, like.size + 1)
-    step = np.asarray(step)
+    step = as_numbers("step", step)
     if step.shape != like.shape:
         raise ValueError(f"step must have one number for each of the {like.size} entries, got shape {step.shape}.")
     return step
 
 
-def _thinned(size: int, most: int) -> slice:
-    return slice(None, None, max(-(-size // most), 1))
+def _thinned(size: int, max_points: int) -> slice:
+    check_count("max_points", max_points, 1)
+    return slice(None, None, max(-(-size // max_points), 1))

@@ -22,14 +22,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from ctld_optax._checked import check_fields, checked
 from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.integrators import INTEGRATORS, IntegratorName
 from ctld_optax._dynamics.tempering import PolynomialTempering
-from ctld_optax._validate import as_key, check_count
+from ctld_optax._validate import as_key, check_arrays, check_count, check_range
 
 
-def in_window(alpha: Any, tempering: PolynomialTempering = PolynomialTempering()) -> jax.Array:
+@checked()
+def in_window(alpha: ArrayLike, tempering: PolynomialTempering = PolynomialTempering()) -> jax.Array:
     """True for the steps that are posterior samples: |alpha| <= delta, where g = 1. Same shape as `alpha`.
 
     With a bias that stands still their parameters follow exp(-value/temperature) (Theorem 1 and Eq. 7). `alpha` is
@@ -38,9 +41,10 @@ def in_window(alpha: Any, tempering: PolynomialTempering = PolynomialTempering()
     return tempering.in_window(jnp.asarray(alpha))
 
 
+@checked()
 def log_weights(
-    value: Any,
-    temperature: Any,
+    value: ArrayLike,
+    temperature: ArrayLike,
     num_params: int,
     *,
     momentum: float = 0.9,
@@ -84,6 +88,8 @@ def log_weights(
       ValueError: if there is a bias without its state.
     """
     check_count("num_params", num_params, 1)
+    check_range("temperature", temperature, minimum=0.0, minimum_open=True)
+    check_range("momentum", momentum, minimum=0.0, maximum=1.0, maximum_open=True)
     energy = jnp.asarray(value) / temperature
     limit = tempering.delta_prime
     nodes = jnp.linspace(-limit, limit, 601, dtype=energy.dtype)
@@ -97,11 +103,12 @@ def log_weights(
     return window - everywhere
 
 
+@checked()
 def log_weights_of_step(
-    value: Any,
-    kinetic_energy: Any,
-    alpha: Any,
-    temperature: Any,
+    value: ArrayLike,
+    kinetic_energy: ArrayLike,
+    alpha: ArrayLike,
+    temperature: ArrayLike,
     *,
     bias: Bias | None = None,
     bias_state: jax.Array | None = None,
@@ -127,6 +134,7 @@ def log_weights_of_step(
     Raises:
       ValueError: if there is a bias without its state.
     """
+    check_range("temperature", temperature, minimum=0.0, minimum_open=True)
     alpha = jnp.asarray(alpha)
     energy = (jnp.asarray(value) + jnp.asarray(kinetic_energy)) / temperature
     potential = _potential(bias, bias_state, alpha, tempering.delta_prime)
@@ -179,18 +187,29 @@ class Reservoir:
     thin: int = 1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_count("capacity", self.capacity, 1)
         check_count("thin", self.thin, 1)
 
+    @checked()
     def init(self, params: Any, *, key: int | jax.Array) -> ReservoirState:
         """An empty reservoir: zeros in every slot."""
+        check_arrays(params)
         samples = jax.tree.map(lambda p: jnp.zeros((self.capacity, *p.shape), p.dtype), params)
         # A clone: the state never holds the caller's own key, which a donation would delete.
         return ReservoirState(samples, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jax.random.clone(as_key(key)))
 
-    def update(self, state: ReservoirState, params: Any, is_open: jax.Array) -> ReservoirState:
-        """Takes in the parameters of one step if `is_open`, a scalar of booleans such as :func:`in_window` gives."""
-        is_offered = is_open & (state.num_open % self.thin == 0)
+    @checked(state="Write state = reservoir.init(params, key=0).")
+    def update(self, state: ReservoirState, params: Any, is_open: bool | jax.Array) -> ReservoirState:
+        """Takes in the parameters of one step if `is_open`, one boolean such as :func:`in_window` gives."""
+        open_now: jax.Array = jnp.asarray(is_open)
+        if open_now.shape != () or open_now.dtype != jnp.bool:
+            raise ValueError(f"is_open must be one boolean, got an array of dtype {open_now.dtype}, shape {open_now.shape}.")
+        check_arrays(params)
+        given, known = jax.tree.structure(params), jax.tree.structure(state.samples)
+        if given != known:
+            raise ValueError(f"params must have the structure that init saw, {known}, got {given}.")
+        is_offered = open_now & (state.num_open % self.thin == 0)
         draw = jax.random.randint(jax.random.fold_in(state.key, state.num_offered), (), 0, state.num_offered + 1)
         slot = jnp.where(state.num_offered < self.capacity, state.num_offered, draw)
         # A slot beyond the end is dropped: no branch, and the buffers are written in place.
@@ -198,12 +217,13 @@ class Reservoir:
         samples = jax.tree.map(lambda kept, p: kept.at[slot].set(p, mode="drop"), state.samples, params)
         return ReservoirState(
             samples=samples,
-            num_open=state.num_open + is_open.astype(jnp.int32),
+            num_open=state.num_open + open_now.astype(jnp.int32),
             num_offered=state.num_offered + is_offered.astype(jnp.int32),
             key=state.key,
         )
 
 
+@checked()
 def predict(state: ReservoirState, function: Callable[..., Any], *args: Any, batch_size: int | None = None) -> Any:
     """The mean of `function(params, *args)` over the parameters in a reservoir: the posterior predictive.
 
@@ -216,6 +236,8 @@ def predict(state: ReservoirState, function: Callable[..., Any], *args: Any, bat
     Returns:
       What `function` gives, averaged.
     """
+    if batch_size is not None:
+        check_count("batch_size", batch_size, 1)
     capacity = jax.tree.leaves(state.samples)[0].shape[0]
     filled = jnp.arange(capacity) < state.num_offered
     outputs = jax.lax.map(lambda params: function(params, *args), state.samples, batch_size=batch_size)

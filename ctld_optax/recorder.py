@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ctld_optax._checked import checked
 from ctld_optax._validate import check_count
 
 MOST = 2**16  # places are rotated in 32 bits, which holds two of them
@@ -75,6 +76,7 @@ class Recorder:
       ValueError, TypeError: for any other capacity, for `like` without scalars, or with something that is none.
     """
 
+    @checked()
     def __init__(self, like: Any, capacity: int = 1024) -> None:
         check_count("capacity", capacity, 4)
         if capacity > MOST or capacity & (capacity - 1):
@@ -82,8 +84,8 @@ class Recorder:
         self.capacity = capacity
         leaves, self._structure = jax.tree.flatten(like)
         if not leaves:
-            raise ValueError(f"a recorder needs at least one scalar, got none in {like!r}.")
-        _check_scalars(like)
+            raise ValueError(f"like must hold at least one scalar to be recorded, got none in {like!r}.")
+        _check_scalars("like", like)
         self._dtypes = [_kept_dtype(leaf) for leaf in leaves]
         self._bits = capacity.bit_length() - 1
 
@@ -92,6 +94,7 @@ class Recorder:
         words = sum(dtype.itemsize // 4 for dtype in self._dtypes)
         return RecorderState(jnp.zeros((), jnp.int32), jnp.zeros((self.capacity, words), jnp.int32))
 
+    @checked(state="Write state = recorder.init().")
     def record(self, state: RecorderState, values: Any) -> RecorderState:
         """Takes in the scalars of one step.
 
@@ -101,9 +104,9 @@ class Recorder:
         leaves, structure = jax.tree.flatten(values)
         if structure != self._structure:
             raise ValueError(
-                f"what is recorded must be like what the recorder was made for, {self._structure}; got {structure}."
+                f"values, what is recorded, must be like what the recorder was made for, {self._structure}; got {structure}."
             )
-        _check_scalars(values)
+        _check_scalars("values", values)
         count = optax.safe_increment(state.count)
         level = self._level(32 - jax.lax.clz(count))
         is_kept = count & ((1 << level) - 1) == 0
@@ -114,6 +117,7 @@ class Recorder:
         ]
         return RecorderState(count, jax.lax.dynamic_update_index_in_dim(state.rows, jnp.concatenate(words), place, 0))
 
+    @checked()
     def read(self, state: RecorderState) -> Recording:
         """The rows that are kept, in order, on the host.
 
@@ -142,11 +146,13 @@ class Recorder:
         return (j << turn | j >> (self._bits - turn)) & (self.capacity - 1)
 
 
-def _check_scalars(values: Any) -> None:
+def _check_scalars(name: str, values: Any) -> None:
     for path, value in jax.tree_util.tree_leaves_with_path(values):
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        if not isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct | float | int):
+            raise TypeError(f"a recorder takes real numbers, {where} is {value!r:.60}, of type {type(value).__name__}.")
         if np.shape(value) != ():
-            name = jax.tree_util.keystr(path) or "this"
-            raise ValueError(f"a recorder takes scalars, {name} has shape {np.shape(value)}. Record its mean, for example.")
+            raise ValueError(f"a recorder takes scalars, {where} has shape {np.shape(value)}. Record its mean, for example.")
 
 
 def _kept_dtype(value: Any) -> np.dtype[Any]:

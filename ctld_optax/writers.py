@@ -37,6 +37,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from ctld_optax._checked import checked
 from ctld_optax.checkpoint import explained, locked, make_folder
 from ctld_optax.recorder import Recording
 
@@ -46,6 +47,7 @@ AS_IT_WAS = "What was there is as it was, and the same recording can be appended
 MISSING = "{} needs {}, which is not installed: pip install 'ctld-optax[record]'."
 
 
+@checked()
 def columns(recording: Recording) -> dict[str, np.ndarray]:
     """A recording as named columns, "step" first.
 
@@ -94,6 +96,7 @@ class _Writer:
             raise
         self.last_step = 0 if self._table is None else int(max(self._table["step"], default=0))
 
+    @checked(recording="It is what recorder.read(state) gives.")
     def append(self, recording: Recording) -> int:
         """Writes the rows behind `last_step`, and returns how many they were.
 
@@ -173,6 +176,7 @@ class CSVWriter(_Writer):
       OSError: if it cannot be written, or another writer has it.
     """
 
+    @checked()
     def __init__(self, path: str | os.PathLike[str]) -> None:
         path = Path(path)
         with explained(path, ELSEWHERE):
@@ -239,6 +243,7 @@ class ParquetWriter(_Writer):
       OSError: if it cannot be written, or another writer has it.
     """
 
+    @checked()
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         try:
             import pyarrow as pa  # noqa: PLC0415
@@ -307,6 +312,7 @@ class TensorBoardWriter(_Writer):
       OSError: if it cannot be written, or another writer has it.
     """
 
+    @checked()
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         try:
             from tensorboardX import proto, record_writer  # noqa: PLC0415

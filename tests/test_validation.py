@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import ctld_optax
+from tests.helpers import assert_finite
 
 BASE = {"learning_rate": 0.1, "temperature": 0.1, "momentum": 0.9, "key": 0}
 
@@ -87,7 +88,7 @@ def test_hyperparameters_out_of_range(name, wrong, interval):
 @pytest.mark.parametrize("name", ["learning_rate", "temperature", "momentum", "alpha_step_size", "alpha_momentum"])
 @pytest.mark.parametrize("wrong", [True, np.True_, "0.1", b"1", None, 0.1j, [0.1], (0.1,), {"lr": 0.1}])
 def test_hyperparameters_that_are_no_numbers(name, wrong):
-    with pytest.raises(TypeError, match=rf"^{name} must be a number, got "):
+    with pytest.raises(TypeError, match=rf"^{name} must be a number(, | or a function, )got "):
         build(**{name: wrong})
 
 
@@ -98,11 +99,11 @@ def test_edges_of_the_ranges_are_allowed():
 
 
 @pytest.mark.parametrize(
-    ("name", "known"), [("coupling", "'standardized', 'hamiltonian'"), ("confinement", "'reflect', 'force'"),
-                        ("initial_momentum", "'zeros', 'stationary'"), ("noise", "'gaussian'")]
+    ("name", "known"), [("coupling", "'standardized', 'hamiltonian', "), ("confinement", "'reflect' or 'force'"),
+                        ("initial_momentum", "'zeros' or 'stationary'"), ("noise", "'gaussian'")]
 )  # fmt: skip
 def test_unknown_options_list_the_known_ones(name, known):
-    with pytest.raises(ValueError, match=rf"{name} must be one of {known}.*, got 'other'"):
+    with pytest.raises(ValueError, match=rf"{name} must be {known}.*, got 'other'"):
         build(**{name: "other"})
 
 
@@ -134,7 +135,7 @@ def test_numpy_parameters_are_fine_and_count_as_float32_without_x64():
     "key", [1.5, "0", None, True, jnp.ones(2), jnp.zeros((3, 2), jnp.uint32), jnp.zeros(2, jnp.int32), [0, 1]]
 )
 def test_key_of_the_wrong_kind(key):
-    with pytest.raises(TypeError, match=r"key must be an int or a jax.random.key, got"):
+    with pytest.raises(TypeError, match=r"key must be .*, got"):
         build(key=key)
 
 
@@ -155,9 +156,89 @@ def test_keys_of_all_kinds_mean_the_same():
     assert build(key=-1).init(params).r_alpha != first.r_alpha
 
 
+def test_seeds_of_any_size_are_told_apart(x64_or_not):
+    # JAX itself takes 2^32 and 2^40 for 0, and 2^64 for too large.
+    params = {"x": jnp.ones(2)}
+    seeds = (0, 2**31 - 1, 2**31, 2**32, 2**32 + 1, 2**40, 2**64, 2**64 + 2**32, -1, -(2**31) - 1, -(2**40))
+    states = [build(key=seed).init(params) for seed in (*seeds, np.uint64(2**40 + 1))]
+    assert len({tuple(np.asarray(jax.random.key_data(state.key)).tolist()) for state in states}) == len(states)
+    expected = jax.random.split(jax.random.fold_in(jax.random.key(0), 256), 3)[0]
+    assert jnp.all(jax.random.key_data(states[seeds.index(2**40)].key) == jax.random.key_data(expected))
+
+
+@pytest.fixture(params=[False, True])
+def x64_or_not(request):
+    with jax.enable_x64(request.param):
+        yield
+
+
+def test_a_large_seed_goes_through_inject_hyperparams_as_a_static_argument():
+    params = {"x": jnp.ones(2)}
+    injected = optax.inject_hyperparams(ctld_optax.ctld, static_args="key")(0.1, 0.1, key=2**40)
+    state = injected.init(params)
+    expected = build(key=2**40).init(params)
+    assert jnp.all(jax.random.key_data(state.inner_state.key) == jax.random.key_data(expected.key))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_hyperparameters_in_a_narrow_dtype_are_refused_and_the_cure_works(dtype):
+    params = {"x": jnp.ones(2, dtype)}
+    settings = {"learning_rate": 0.1, "temperature": 1e-8, "momentum": 0.999, "key": 0}
+    with pytest.raises(TypeError, match=rf"must be float32 or wider, got {jnp.dtype(dtype)}.*hyperparam_dtype=jnp.float32"):
+        optax.inject_hyperparams(ctld_optax.ctld)(**settings).init(params)
+    injected = optax.inject_hyperparams(ctld_optax.ctld, hyperparam_dtype=jnp.float32)(**settings)
+    plain = ctld_optax.ctld(**settings)
+    results = [jax.jit(tx.update)(params, tx.init(params), params, value=jnp.float32(1.0)) for tx in (injected, plain)]
+    variance = results[0][1].inner_state.noise_variance
+    np.testing.assert_allclose(variance, results[1][1].noise_variance, rtol=1e-3)  # 1 - 0.999 is one of float32's differences
+    assert variance > 0.0
+
+
 def test_key_keeps_its_implementation():
     state = build(key=jax.random.key(0, impl="rbg")).init({"x": jnp.ones(2)})
     assert jax.random.key_impl(state.key) == "rbg"
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "temperature"])
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (optax.linear_schedule(0.1, -0.1, 1_000), "at step 1000 of its schedule, must be a finite number in"),
+        (lambda count: jnp.sqrt(50.0 - count), "at step 100 of its schedule, must be a finite number in .*got .*nan"),
+        (lambda count: jnp.ones(2), r"at step 0 of its schedule, must be one number, got an array of shape \(2,\)"),
+        (lambda count: None, "at step 0 of its schedule, must be a number, got None"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda build: build(), lambda build: jax.jit(lambda: build().init(jnp.ones(2)))()])
+def test_a_schedule_is_looked_at_when_the_sampler_is_made(name, schedule, words, wrap):
+    with pytest.raises((TypeError, ValueError), match=f"^{name}, {words}"):
+        wrap(lambda: build(**{name: schedule}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"integrator": "euler"}, {"coupling": "hamiltonian", "confinement": "force"}, {"tempering": None},
+     {"gradient_noise": ctld_optax.RunningNoise()}, {"bias": ctld_optax.AdaptiveBiasingForce()}],
+)  # fmt: skip
+@pytest.mark.parametrize("wild", [float("nan"), float("inf")])
+def test_a_temperature_that_is_not_a_number_is_a_step_skipped(changes, wild):
+    tx = build(temperature=lambda count: jnp.where(count == 3, wild, 0.1), **changes)
+    params = jnp.ones(3)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for count in range(6):
+        updates, state = update(params, state, params, value=jnp.sum(jnp.square(params)))
+        params = optax.apply_updates(params, updates)
+        assert_finite((params, state))
+        assert int(state.skipped) == (count >= 3)
+
+
+def test_a_traced_negative_temperature_counts_as_zero():
+    def step(temperature):
+        tx = build(temperature=temperature)
+        return tx.update(jnp.ones(3), tx.init(jnp.ones(3)), value=1.0)[0]
+
+    assert jnp.all(jax.jit(step)(-1.0) == jax.jit(step)(0.0))
+    assert not jnp.all(jax.jit(step)(1.0) == jax.jit(step)(0.0))
 
 
 def test_traced_hyperparameters_pass():

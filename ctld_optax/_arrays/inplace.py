@@ -1,5 +1,6 @@
 """A change that may or may not be made, without a copy of what it changes."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,23 @@ def change_if(condition: jax.Array, change: Callable[[Any], Any], carry: Any) ->
     """`change(carry)` if `condition` holds, else `carry`.
 
     A loop of one turn or none, not a `lax.cond`: XLA runs such a loop in place, and copies the whole carry for a branch that
-    makes parts of it anew.
+    makes parts of it anew. It can be differentiated, in both modes.
     """
-    return jax.lax.fori_loop(0, condition.astype(jnp.int32), lambda _, carry: change(carry), carry)
+    converted, constants = jax.closure_convert(change, carry)
+    return _loop(converted, condition, carry, constants)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _loop(change: Callable[..., Any], condition: jax.Array, carry: Any, constants: Any) -> Any:
+    turns = condition.astype(jnp.int32)
+    return jax.lax.fori_loop(0, turns, lambda _, carry: change(carry, *constants), carry)
+
+
+@_loop.defjvp
+def _loop_jvp(change: Callable[..., Any], primals: Any, tangents: Any) -> Any:
+    """That of a branch: reverse mode knows no loop of a length that is not fixed."""
+
+    def branch(condition: jax.Array, carry: Any, constants: Any) -> Any:
+        return jax.lax.cond(condition, change, lambda carry, *_: carry, carry, *constants)
+
+    return jax.jvp(branch, primals, tangents)

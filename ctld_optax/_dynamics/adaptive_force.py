@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ctld_optax._checked import check_fields
 from ctld_optax._dynamics import grid
 from ctld_optax._dynamics.grid import Visit
 from ctld_optax._dynamics.walls import Walls
@@ -65,6 +66,7 @@ class AdaptiveBiasingForce:
     min_samples: float = 20.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_count("num_bins", self.num_bins, 2)
         check_range("min_samples", self.min_samples, minimum=0.0, minimum_open=True)
 

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ctld_optax._checked import check_fields
 from ctld_optax._validate import check_range
 
 
@@ -69,6 +70,7 @@ class Hamiltonian:
     decay: float = 0.99
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_decay(self.decay)
 
     def __call__(self, energy: jax.Array, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
@@ -118,6 +120,7 @@ class Standardized:
     decay: float = 0.99
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_range("clip", self.clip, minimum=0.0, minimum_open=True)
         _check_decay(self.decay)
 
@@ -128,8 +131,9 @@ class Standardized:
     def sensitivity(self, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
         """How much the coupled energy changes with the energy, where it is not clipped."""
         del temperature
-        tiny = jnp.finfo(statistics.var.dtype).tiny
-        return jax.lax.rsqrt(jnp.maximum(statistics.var, tiny))
+        tiny = jnp.asarray(jnp.finfo(statistics.var.dtype).tiny, statistics.var.dtype)
+        # Not the root of a maximum: its slope at 0, in the first step, is infinite times 0.
+        return jax.lax.rsqrt(jnp.where(statistics.var > tiny, statistics.var, tiny))
 
 
 Coupling = Hamiltonian | Standardized

@@ -15,12 +15,13 @@ from ctld_optax._arrays import noise as sources
 from ctld_optax._arrays import rounding, shards
 from ctld_optax._arrays.dtypes import momentum_dtype_of, scalar_dtype_of
 from ctld_optax._arrays.inplace import change_if
+from ctld_optax._checked import checked
 from ctld_optax._dynamics import integrators
 from ctld_optax._dynamics.alpha import AlphaHalf, AlphaState
 from ctld_optax._dynamics.coupling import EnergyStatistics
 from ctld_optax._dynamics.integrators import Integrator
 from ctld_optax._dynamics.minibatch import GradientNoise, remaining
-from ctld_optax._validate import check_params, check_scalar_value
+from ctld_optax._validate import check_params, check_scalar_value, check_update
 
 MISSING_VALUE = """ctld needs the loss at every step: the energy drives the temperature. Pass it as `value`:
 
@@ -195,7 +196,8 @@ class Langevin:
             skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
             gradient_noise=due.estimate,
             learning_rate=jnp.where(learning_rate > 0.0, learning_rate, state.learning_rate),
-            noise_variance=due.variance,
+            # A temperature that is not a number makes no noise, and leaves none for the next step to take in.
+            noise_variance=jnp.where(jnp.isfinite(due.variance), due.variance, 0.0),
             noise_words=words,
         )
 
@@ -265,12 +267,14 @@ class LangevinTransformation(optax.GradientTransformationExtraArgs):
 def transformation(kernel: Langevin) -> LangevinTransformation:
     """The Optax transformation of a kernel."""
 
+    @checked(state="Write state = tx.init(params); the order is tx.update(grads, state, params, value=loss).")
     def update(
-        updates: optax.Updates, state: CTLDState, params: optax.Params | None = None, *, value: Any = None, **extra_args: Any
+        updates: Any, state: CTLDState, params: Any = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, CTLDState]:
         del extra_args
         if value is None and kernel.needs_value:
             raise TypeError(MISSING_VALUE)
+        check_update(updates, params, state.momentum)
         return kernel.update(updates, state, params, value=value)
 
     made = LangevinTransformation(kernel.init, cast("Any", update))

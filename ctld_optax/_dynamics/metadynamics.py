@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ctld_optax._checked import check_fields
 from ctld_optax._dynamics import grid
 from ctld_optax._dynamics.grid import Visit
 from ctld_optax._dynamics.walls import Walls
@@ -60,6 +61,7 @@ class Metadynamics:
     axis_name: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_range("height", self.height, minimum=0.0, minimum_open=True)
         check_range("width", self.width, minimum=0.0, minimum_open=True)
         check_count("num_bins", self.num_bins, 2)

@@ -23,9 +23,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ctld_optax._arrays import shards
 from ctld_optax._arrays.dtypes import at_least_float32
+from ctld_optax._checked import check_fields
 from ctld_optax._validate import check_range
 
 
@@ -71,8 +73,7 @@ class KnownNoise:
     value: Any = 0.0
 
     def __post_init__(self) -> None:
-        for leaf in jax.tree.leaves(self.gradient, is_leaf=lambda node: node is None):
-            check_range("gradient", leaf, minimum=0.0)
+        _check_variances("gradient", self.gradient)
         check_range("value", self.value, minimum=0.0)
 
     def init(self, params: Any, dtype: Any) -> tuple[()]:
@@ -120,6 +121,7 @@ class RunningNoise:
     decay: float = 0.999
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_range("decay", self.decay, minimum=0.0, maximum=1.0, minimum_open=True, maximum_open=True)
 
     def init(self, params: Any, dtype: Any) -> NoiseState:
@@ -170,7 +172,20 @@ GradientNoise = KnownNoise | RunningNoise
 
 def as_gradient_noise(option: Any) -> GradientNoise | None:
     """The option `gradient_noise=` of `ctld`: None, an estimator, or a number or pytree taken as known."""
-    return option if option is None or isinstance(option, GradientNoise) else KnownNoise(option)
+    if option is None or isinstance(option, GradientNoise):
+        return option
+    _check_variances("gradient_noise", option)
+    return KnownNoise(option)
+
+
+def _check_variances(name: str, variances: Any) -> None:
+    """Raises unless they are numbers >= 0 or arrays of real numbers; the values of arrays are not looked at."""
+    for leaf in jax.tree.leaves(variances, is_leaf=lambda node: node is None):
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            hint = "Write a variance, a pytree of arrays like params, KnownNoise(...) or RunningNoise()."
+            check_range(name, leaf, minimum=0.0, hint=hint)
+        elif not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"{name} must be a number or a pytree of arrays of real numbers, got dtype {leaf.dtype}.")
 
 
 def remaining(variance: jax.Array, brought: Any, like: Any) -> Any:

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from ctld_optax._checked import check_fields
 from ctld_optax._validate import check_range
 
 
@@ -37,6 +38,7 @@ class PolynomialTempering:
     strength: float = 0.85
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_range("delta", self.delta, minimum=0.0)
         check_range("delta_prime", self.delta_prime, minimum=self.delta, minimum_open=True)
         check_range("strength", self.strength, minimum=0.0, maximum=1.0, maximum_open=True)

@@ -8,12 +8,14 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from ctld_optax._arrays import noise as sources
+from ctld_optax._checked import checked
 from ctld_optax._dynamics.integrators import IntegratorName
 from ctld_optax._dynamics.langevin import LangevinTransformation
 from ctld_optax._validate import as_schedule, check_range
 from ctld_optax.baselines._sghmc import sghmc
 
 
+@checked()
 def anneal_sgd(
     learning_rate: optax.ScalarOrSchedule,
     variance: ArrayLike,
@@ -60,11 +62,10 @@ def anneal_sgd(
 
     Source: Neelakantan et al., "Adding Gradient Noise Improves Learning for Very Deep Networks", 2015, arXiv:1511.06807.
     """
-    check_range("learning_rate", learning_rate, minimum=0.0, minimum_open=True)
     check_range("variance", variance, minimum=0.0)
     check_range("momentum", momentum, minimum=0.0, maximum=1.0, maximum_open=True)
     check_range("decay", decay, minimum=0.0)
-    rate = as_schedule(learning_rate)
+    rate = as_schedule("learning_rate", learning_rate, minimum_open=True)
 
     def temperature(count: Any) -> Any:
         # In float64 where there is one; `sghmc` casts.

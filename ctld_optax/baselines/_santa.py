@@ -10,14 +10,16 @@ from jax.typing import ArrayLike, DTypeLike
 from ctld_optax._arrays import noise as sources
 from ctld_optax._arrays import rounding, shards
 from ctld_optax._arrays.dtypes import momentum_dtype_of, scalar_dtype_of
+from ctld_optax._checked import checked
 from ctld_optax._validate import (
     as_key,
     as_schedule,
-    check_choice,
     check_count,
     check_dtype,
     check_params,
     check_range,
+    check_specs,
+    check_update,
 )
 
 
@@ -39,6 +41,7 @@ class SantaState(NamedTuple):
     key: jax.Array
 
 
+@checked()
 def santa(
     learning_rate: optax.ScalarOrSchedule,
     temperature: optax.ScalarOrSchedule,
@@ -128,17 +131,16 @@ def santa(
     Source: Chen, Carlson, Gan, Li and Carin, "Bridging the Gap between Stochastic Gradient MCMC and Stochastic Optimization",
     AISTATS 2016; the authors' code, github.com/cchangyou/Santa.
     """
-    check_range("learning_rate", learning_rate, minimum=0.0, minimum_open=True)
-    check_range("temperature", temperature, minimum=0.0)
     check_range("momentum", momentum, minimum=0.0, maximum=1.0, minimum_open=True)
     check_count("exploration_steps", exploration_steps, 0)
     check_range("annealing", annealing, minimum=0.0)
     check_range("decay", decay, minimum=0.0, maximum=1.0)
     check_range("eps", eps, minimum=0.0, minimum_open=True)
     check_dtype("momentum_dtype", momentum_dtype)
-    check_choice("noise", noise, sources.SOURCES)
+    check_specs("param_specs", param_specs)
     source = sources.SOURCES[noise]
-    rate_at, temperature_at = as_schedule(learning_rate), as_schedule(temperature)
+    rate_at = as_schedule("learning_rate", learning_rate, minimum_open=True)
+    temperature_at = as_schedule("temperature", temperature)
     initial_key = as_key(key)
 
     def hyperparameters(count: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
@@ -162,10 +164,10 @@ def santa(
             key=state_key,
         )
 
-    def update(
-        updates: optax.Updates, state: SantaState, params: optax.Params | None = None, **extra_args: Any
-    ) -> tuple[optax.Updates, SantaState]:
+    @checked(state="Write state = tx.init(params); the order is tx.update(grads, state, params).")
+    def update(updates: Any, state: SantaState, params: Any = None, **extra_args: Any) -> tuple[optax.Updates, SantaState]:
         del extra_args
+        check_update(updates, params, state.velocity)
         rate, eta = hyperparameters(state.count, scalar_dtype_of(state.velocity))
         step = (state.count + 1).astype(eta.dtype)
         target = eta * step ** -jnp.asarray(annealing, eta.dtype)  # of u^2

@@ -7,11 +7,13 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from ctld_optax._arrays import noise as sources
+from ctld_optax._checked import checked
 from ctld_optax._ctld import ctld
 from ctld_optax._dynamics.integrators import IntegratorName
 from ctld_optax._dynamics.langevin import LangevinTransformation
 
 
+@checked()
 def sghmc(
     learning_rate: optax.ScalarOrSchedule,
     temperature: optax.ScalarOrSchedule,

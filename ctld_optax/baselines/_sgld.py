@@ -6,11 +6,13 @@ import jax
 import optax
 
 from ctld_optax._arrays import noise as sources
+from ctld_optax._checked import checked
 from ctld_optax._dynamics.integrators import IntegratorName
 from ctld_optax._dynamics.langevin import LangevinTransformation
 from ctld_optax.baselines._sghmc import sghmc
 
 
+@checked()
 def sgld(
     learning_rate: optax.ScalarOrSchedule,
     temperature: optax.ScalarOrSchedule,

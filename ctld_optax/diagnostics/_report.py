@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ctld_optax._checked import checked
 from ctld_optax._dynamics.langevin import LangevinTransformation
 from ctld_optax.diagnostics import _alpha_checks, _checks
 from ctld_optax.diagnostics._run import Finding, Run
@@ -52,6 +53,7 @@ class Report:
         return "\n".join(lines)
 
 
+@checked(sampler="It is what `ctld` returned, the one that was given to `phase_switch`.")
 def report(
     trajectory: Snapshot,
     sampler: LangevinTransformation | None = None,

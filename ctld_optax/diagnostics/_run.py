@@ -16,6 +16,7 @@ import numpy as np
 from ctld_optax._ctld import ctld
 from ctld_optax._dynamics.coupling import Hamiltonian
 from ctld_optax._dynamics.langevin import LangevinTransformation
+from ctld_optax._validate import as_numbers, check_count, check_range
 from ctld_optax.diagnostics._snapshot import Snapshot
 
 SIGMAS = 4.0  # one false alarm in 16,000, for a figure that is normally distributed
@@ -55,22 +56,25 @@ class Run:
         self.is_known = sampler is not None
         # Made here and not at import, which would start JAX's backend before the user can configure it.
         sampler = ctld(1.0, 0.0, key=0) if sampler is None else sampler
-        if not hasattr(sampler, "kernel"):
-            name = type(sampler).__name__
-            raise TypeError(f"sampler must be what `ctld` returned, the one that was given to `phase_switch`; got {name}.")
-        alpha = np.asarray(trajectory.alpha)
+        columns = Snapshot(*(as_numbers(f"trajectory.{name}", array) for name, array in trajectory._asdict().items()))
+        alpha = columns.alpha
         if alpha.ndim == 0 or alpha.size == 0:
             raise ValueError(f"report needs a trajectory, with time on the last axis; alpha has shape {alpha.shape}.")
-        if value is not None and np.shape(value) != alpha.shape:
-            raise ValueError(f"value must have the shape of the trajectory, {alpha.shape}, got {np.shape(value)}.")
+        if num_params is not None:
+            check_count("num_params", num_params, 1)
+        value = None if value is None else as_numbers("value", value)
+        if value is not None and value.shape != alpha.shape:
+            raise ValueError(f"value must have the shape of the trajectory, {alpha.shape}, got {value.shape}.")
+        if initial_value is not None:
+            check_range("initial_value", initial_value)
 
-        def rows(array: Any) -> np.ndarray:
-            return np.asarray(array, np.float64).reshape(-1, alpha.shape[-1])
+        def rows(array: np.ndarray) -> np.ndarray:
+            return array.reshape(-1, alpha.shape[-1])
 
         # After the hand-over, and on micro-steps, the sampler stands still.
-        count = rows(trajectory.count)[0]
+        count = rows(columns.count)[0]
         moved = np.diff(count, prepend=count[0] - 1) > 0
-        self.rows = Snapshot(*(rows(array)[:, moved] for array in trajectory))
+        self.rows = Snapshot(*(rows(array)[:, moved] for array in columns))
         self.value = None if value is None else rows(value)[:, moved]
         self.count = self.rows.count[0]
         self.kernel = sampler.kernel

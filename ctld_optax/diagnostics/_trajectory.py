@@ -4,20 +4,22 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.typing import ArrayLike
 
+from ctld_optax._checked import checked
 from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.integrators import INTEGRATORS, IntegratorName
 from ctld_optax._dynamics.tempering import PolynomialTempering
-from ctld_optax._validate import check_count
+from ctld_optax._validate import as_numbers, check_count, check_range
 from ctld_optax.diagnostics._snapshot import Snapshot, ctld_state
 
 
+@checked()
 def temperature(trajectory: Snapshot) -> np.ndarray:
     """1/beta: the temperature of each step in units of the base temperature, same shape as `trajectory.beta`."""
-    return 1.0 / np.asarray(trajectory.beta, np.float64)
+    return 1.0 / as_numbers("trajectory.beta", trajectory.beta)
 
 
+@checked()
 def kinetic_temperature(kinetic_energy: Any, num_params: int) -> np.ndarray:
     """2 K / d: the temperature that the momenta show, in units of `value`; compare :func:`kinetic_temperature_target`.
 
@@ -26,9 +28,10 @@ def kinetic_temperature(kinetic_energy: Any, num_params: int) -> np.ndarray:
       num_params: d >= 1, the number of parameters (not of arrays).
     """
     check_count("num_params", num_params, 1)
-    return 2.0 * np.asarray(kinetic_energy, np.float64) / num_params
+    return 2.0 * as_numbers("kinetic_energy", kinetic_energy) / num_params
 
 
+@checked()
 def kinetic_temperature_target(
     temperature: Any, momentum: float = 0.9, beta: Any = 1.0, *, integrator: IntegratorName = "baoab"
 ) -> np.ndarray:
@@ -43,20 +46,25 @@ def kinetic_temperature_target(
       beta: g(alpha).
       integrator: as given to `ctld`.
     """
+    check_range("momentum", momentum, minimum=0.0, maximum=1.0, maximum_open=True)
     heat = INTEGRATORS[integrator].kinetic_temperature(momentum)
-    return heat * np.asarray(temperature, np.float64) / np.asarray(beta, np.float64)
+    return heat * as_numbers("temperature", temperature) / as_numbers("beta", beta)
 
 
-def alpha_histogram(alpha: ArrayLike, delta_prime: float = 1.5, bins: int = 15) -> tuple[np.ndarray, np.ndarray]:
+@checked()
+def alpha_histogram(alpha: Any, delta_prime: float = 1.5, bins: int = 15) -> tuple[np.ndarray, np.ndarray]:
     """Density of alpha on equal bins of [-delta_prime, delta_prime], and their edges; steps outside do not count.
 
     Returns:
       density, shape (bins,), which integrates to 1 (all zeros if every step is outside), and edges, shape (bins + 1,).
     """
+    check_range("delta_prime", delta_prime, minimum=0.0, minimum_open=True)
+    check_count("bins", bins, 1)
     counts, edges = np.histogram(_finite("alpha", alpha), bins=bins, range=(-delta_prime, delta_prime))
     return counts / max(counts.sum(), 1) / (edges[1] - edges[0]), edges
 
 
+@checked()
 def alpha_kl_from_uniform(alpha: Any, delta_prime: float = 1.5, bins: int = 15) -> float:
     """Kullback-Leibler divergence of the histogram of alpha from the uniform density, in nats, >= 0.
 
@@ -68,21 +76,28 @@ def alpha_kl_from_uniform(alpha: Any, delta_prime: float = 1.5, bins: int = 15) 
     return float(np.sum(share * np.log(share * bins))) if share.size else float("inf")
 
 
+@checked()
 def fraction_in_window(alpha: Any, delta: float = 0.4) -> float:
     """Share of steps with |alpha| <= delta, those at the base temperature; delta / delta_prime for a uniform alpha."""
+    check_range("delta", delta, minimum=0.0)
     return float(np.mean(np.abs(_finite("alpha", alpha)) <= delta))
 
 
+@checked()
 def fraction_outside(alpha: Any, delta_prime: float = 1.5) -> float:
     """Share of steps with |alpha| > delta_prime; 0 with reflecting walls."""
+    check_range("delta_prime", delta_prime, minimum=0.0, minimum_open=True)
     return float(np.mean(np.abs(_finite("alpha", alpha)) > delta_prime))
 
 
+@checked()
 def round_trips(alpha: Any, delta: float = 0.4, delta_prime: float = 1.5) -> int:
     """How often alpha went from the window to the hot end and back, summed over replicas.
 
     The window is |alpha| <= delta, the hot end the outer tenth of the way from delta to delta_prime, on either side.
     """
+    check_range("delta", delta, minimum=0.0)
+    check_range("delta_prime", delta_prime, minimum=delta, minimum_open=True)
     position = np.abs(_finite("alpha", alpha))
     hot = delta_prime - 0.1 * (delta_prime - delta)
     place = np.where(position <= delta, -1, np.where(position >= hot, 1, 0))
@@ -95,6 +110,7 @@ def round_trips(alpha: Any, delta: float = 0.4, delta_prime: float = 1.5) -> int
     return total
 
 
+@checked()
 def bias_potential(state: Any, bias: Bias, tempering: PolynomialTempering | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The bias potential on its nodes, with its minimum at 0.
 
@@ -117,7 +133,7 @@ def bias_potential(state: Any, bias: Bias, tempering: PolynomialTempering | None
 
 
 def _finite(name: str, values: Any) -> np.ndarray:
-    array = np.atleast_1d(np.asarray(values, np.float64))
+    array = np.atleast_1d(as_numbers(name, values))
     if array.size == 0:
         raise ValueError(f"{name} is empty: record at least one step.")
     if not np.all(np.isfinite(array)):

@@ -164,7 +164,7 @@ def test_only_what_has_seen_no_gradient_is_held_back_and_only_from_above():
         ({"annealing": -0.1}, "annealing must be a finite number in"),
         ({"decay": 1.1}, "decay must be a finite number in"),
         ({"eps": 0.0}, "eps must be a finite number in"),
-        ({"noise": "loud"}, "noise must be one of"),
+        ({"noise": "loud"}, "noise must be .gaussian"),
     ],
 )
 def test_says_what_is_out_of_range(arguments, words):

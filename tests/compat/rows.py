@@ -50,7 +50,7 @@ def ctld_then_adam(learning_rate: Any, temperature: Any, key: Any, sampling_step
 BASE = {"learning_rate": 1e-2, "temperature": 1e-3, "key": 0}
 EXACT = {"coupling": "hamiltonian", "confinement": "force"}
 ADAM_UNDER_STRICT = Refusal(ValueError, "no available implicit dtype promotion path")
-ONE_CLOCK = Refusal(TypeError, "algorithm1 needs learning_rate as a number, got a schedule")
+ONE_CLOCK = Refusal(TypeError, "algorithm1 needs learning_rate and temperature as numbers, not as schedules")
 
 ROWS = (
     Row("ctld", ctld_optax.ctld, BASE),
