@@ -18,6 +18,7 @@ from ctld_optax._dynamics.integrators import INTEGRATORS, IntegratorName
 from ctld_optax._dynamics.langevin import Langevin, LangevinTransformation, transformation
 from ctld_optax._dynamics.metadynamics import Metadynamics
 from ctld_optax._dynamics.minibatch import as_gradient_noise
+from ctld_optax._dynamics.preconditioner import FixedMetric, Unpreconditioned
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._dynamics.walls import ForceWall, ReflectingWall, Walls
 from ctld_optax._validate import as_key, as_schedule, check_dtype, check_range, check_specs
@@ -42,6 +43,7 @@ def ctld(
     momentum_dtype: DTypeLike | None = None,
     param_specs: Any = None,
     gradient_noise: Any = None,
+    preconditioner: FixedMetric | None = None,
 ) -> LangevinTransformation:
     r"""Continuously tempered Langevin dynamics: `optax.sgd(learning_rate, momentum)` that samples.
 
@@ -112,6 +114,9 @@ def ctld(
         pytree like params; :class:`~ctld_optax.KnownNoise` for the variance of the loss too;
         :class:`~ctld_optax.RunningNoise` to estimate both on the way. Where a minibatch brings more than there is to inject,
         that parameter runs hot: lower the learning rate or take larger minibatches.
+      preconditioner: the mass of the parameters, a :class:`~ctld_optax.FixedMetric`, where their scales differ or they are
+        correlated; :func:`~ctld_optax.metric_from_hessian` makes one. None: unit mass. Not together with `gradient_noise` or
+        `param_specs`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)` needs
@@ -133,6 +138,8 @@ def ctld(
     check_range("alpha_momentum", alpha_momentum, minimum=0.0, maximum=1.0, maximum_open=True)
     check_dtype("momentum_dtype", momentum_dtype)
     check_specs("param_specs", param_specs)
+    if preconditioner is not None and (gradient_noise is not None or param_specs is not None):
+        raise ValueError("preconditioner must be None beside gradient_noise or param_specs: those are of the parameters.")
 
     walls: Walls | None = None
     if tempering is not None:
@@ -157,6 +164,7 @@ def ctld(
                 integrator=order,
             ),
             gradient_noise=as_gradient_noise(gradient_noise),
+            preconditioner=preconditioner or Unpreconditioned(),
             stationary_start=initial_momentum == "stationary",
             momentum_dtype=momentum_dtype,
             param_specs=param_specs,

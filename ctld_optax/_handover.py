@@ -92,7 +92,9 @@ def take_over(optimizer: Any, like: Any, optimizer_state: Any, sampler_state: An
       ValueError: as :func:`hand_over_momentum`, if there is a trace to be filled.
     """
     chosen = [bool(sums) for sums in sums_gradients(optimizer, like)]
-    if not any(chosen):
+    # In a preconditioner's coordinates the momentum is no sum of raw gradients.
+    is_raw = not any(jax.tree.leaves(state.coordinates) for state in _samplers_in(sampler_state))
+    if not (any(chosen) and is_raw):
         return optimizer_state
     rates = learning_rates(optimizer, like, value=jnp.ones(()))
 
@@ -108,6 +110,10 @@ def take_over(optimizer: Any, like: Any, optimizer_state: Any, sampler_state: An
         return state._replace(momentum=jax.tree_util.tree_map_with_path(share, state.momentum))
 
     return _fill(optimizer_state, jax.tree.map(thermal, sampler_state, is_leaf=_is_sampler), chosen)
+
+
+def _samplers_in(state: Any) -> list[CTLDState]:
+    return [node for node in jax.tree.leaves(state, is_leaf=_is_sampler) if _is_sampler(node)]
 
 
 def thermal_share(rate: Any, last_rate: jax.Array, is_hot: jax.Array) -> jax.Array:

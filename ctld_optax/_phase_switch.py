@@ -11,6 +11,7 @@ import optax
 from ctld_optax._arrays.dtypes import any_narrow
 from ctld_optax._arrays.inplace import change_if
 from ctld_optax._dynamics.langevin import MISSING_VALUE, CTLDState, Langevin, LangevinTransformation
+from ctld_optax._dynamics.preconditioner import Unpreconditioned
 from ctld_optax._handover import Handover, begun_at, check_handover, take_over, thermal_share
 from ctld_optax._probe import heavy_ball_decay, learning_rates, sums_gradients
 from ctld_optax._validate import check_count
@@ -94,7 +95,8 @@ def phase_switch(
     if handover is not None:
         check_handover(handover)
     kernel = getattr(sampler, "kernel", None)
-    decay = None if kernel is None or handover is not None else heavy_ball_decay(optimizer)
+    is_shareable = kernel is not None and isinstance(kernel.preconditioner, Unpreconditioned) and handover is None
+    decay = heavy_ball_decay(optimizer) if is_shareable else None
     if kernel is not None and decay is not None:
         return _with_shared_momentum(sampler, kernel, optimizer, decay, sampling_steps)
     return _with_two_states(sampler, optimizer, sampling_steps, handover)

@@ -13,6 +13,7 @@ from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
 from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.langevin import LangevinTransformation
 from ctld_optax._dynamics.metadynamics import Metadynamics
+from ctld_optax._dynamics.preconditioner import FixedMetric
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._validate import check_range
 
@@ -35,6 +36,7 @@ def posterior_sampler(
     momentum_dtype: DTypeLike | None = None,
     param_specs: Any = None,
     gradient_noise: Any = None,
+    preconditioner: FixedMetric | None = None,
 ) -> LangevinTransformation:
     r"""The settings of :func:`ctld_optax.ctld` that sample exactly, when samples are wanted rather than an optimum.
 
@@ -66,6 +68,7 @@ def posterior_sampler(
       momentum_dtype: likewise.
       param_specs: likewise.
       gradient_noise: likewise.
+      preconditioner: likewise; the learning rate is then in its units, where 0.1 is a good choice.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`.
@@ -88,6 +91,7 @@ def posterior_sampler(
         momentum_dtype=momentum_dtype,
         param_specs=param_specs,
         gradient_noise=gradient_noise,
+        preconditioner=preconditioner,
     )
 
 

@@ -1,7 +1,8 @@
 """The step, beside Algorithm 1 of the paper: the only room that sees trees and scalars together.
 
 The walk from `grads` to `state` is `Langevin.update`, and through it each room once: `integrators` for the momentum,
-`minibatch` for how much noise is due, `noise` for the variates, `alpha` for the temperature, `rounding` for the update.
+`minibatch` for how much noise is due, `noise` for the variates, `alpha` for the temperature, `rounding` for the update. At its
+two ends stands `preconditioner`, whose coordinates are those of the momentum.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from ctld_optax._dynamics.alpha import AlphaHalf, AlphaState
 from ctld_optax._dynamics.coupling import EnergyStatistics
 from ctld_optax._dynamics.integrators import Integrator
 from ctld_optax._dynamics.minibatch import GradientNoise, remaining
+from ctld_optax._dynamics.preconditioner import Coordinates, Preconditioner
 from ctld_optax._validate import check_params, check_scalar_value, check_update
 
 MISSING_VALUE = """ctld needs the loss at every step: the energy drives the temperature. Pass it as `value`:
@@ -43,7 +45,8 @@ class CTLDState(NamedTuple):
 
     Attributes:
       count: shape (), int32: number of updates made.
-      momentum: like params: the trace of optax.sgd, m = -r sqrt(temperature / learning_rate).
+      momentum: like params: the trace of optax.sgd, m = -r sqrt(temperature / learning_rate); with a preconditioner in its
+        coordinates.
       alpha: shape (): tempering variable.
       r_alpha: shape (): its momentum, N(0, 1) in equilibrium.
       beta: shape (): g(alpha), the inverse temperature scale of the next step's noise.
@@ -59,6 +62,7 @@ class CTLDState(NamedTuple):
       noise_variance: shape (): of one variate of the last step, in units of the momentum squared.
       noise_words: shape (2,), uint32: the bits of which that noise is made, to make it again.
       alpha_rest: shape (): the share of the last step's noise that r_alpha has not taken in yet.
+      coordinates: of the preconditioner; empty without one.
     """
 
     count: Any
@@ -77,6 +81,7 @@ class CTLDState(NamedTuple):
     noise_variance: jax.Array
     noise_words: jax.Array
     alpha_rest: jax.Array
+    coordinates: Coordinates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +96,7 @@ class Langevin:
       source: of the noise.
       alpha: the alpha half.
       gradient_noise: what minibatches bring in noise, or None.
+      preconditioner: in which coordinates.
       stationary_start: whether `init` draws the momentum.
       momentum_dtype: of the momentum, or None.
       param_specs: how the parameters are cut inside `jax.shard_map`, or None.
@@ -104,6 +110,7 @@ class Langevin:
     source: sources.Source
     alpha: AlphaHalf
     gradient_noise: GradientNoise | None
+    preconditioner: Preconditioner
     stationary_start: bool
     momentum_dtype: Any
     param_specs: Any
@@ -144,15 +151,17 @@ class Langevin:
             noise_variance=jnp.zeros((), dtype),
             noise_words=jnp.zeros((2,), jnp.uint32),
             alpha_rest=alpha.rest,
+            coordinates=self.preconditioner.init(params),
         )
 
     def update(
         self, grads: optax.Updates, state: CTLDState, params: optax.Params | None = None, *, value: Any = None
     ) -> tuple[optax.Updates, CTLDState]:
         """One step of Algorithm 1: the momentum, alpha, and what the parameters move by."""
-        momentum = self.accelerate(grads, state.momentum, self.kept(state))
+        momentum = self.accelerate(state.coordinates.inward(grads), state.momentum, self.kept(state))
         new_state = self.thermalize(state._replace(momentum=momentum), value, grads)
-        return self.displacement(state.count, new_state.momentum, grads, params, state.key), new_state
+        velocity = state.coordinates.outward(new_state.momentum)
+        return self.displacement(state.count, velocity, grads, params, state.key), new_state
 
     def kept(self, state: CTLDState) -> jax.Array:
         """The share of the last momentum that a step keeps: mu, times what a change of the learning rate asks for."""

@@ -1,0 +1,135 @@
+"""Chains that walk side by side over one target: what :func:`ctld_optax.posterior.sample` does again and again.
+
+A chain is a flat vector of parameters with a sampler's state. Nothing here looks for a metric or makes a report.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ctld_optax._dynamics.langevin import CTLDState, LangevinTransformation
+from ctld_optax._dynamics.preconditioner import Coordinates
+
+# A step with a larger energy error, in units of k_B T, is not taken: it has left the region where the step size makes sense.
+# Where it makes sense errors are of the order of 0.1, so that the guard costs a sample nothing.
+DIVERGENCE = 10.0
+Energy = Callable[[jax.Array], jax.Array]
+
+
+class Target(NamedTuple):
+    """A negative log density, in two parts.
+
+    Attributes:
+      heated: what tempering divides by its temperature.
+      kept: what always counts in full, a prior.
+    """
+
+    heated: Energy
+    kept: Energy
+
+    def total(self, position: jax.Array) -> jax.Array:
+        return self.heated(position) + self.kept(position)
+
+
+class Place(NamedTuple):
+    """Where a chain stands, and what it knows of the place.
+
+    Attributes:
+      position: shape (d,).
+      heated, kept: shape (), the two energies.
+      heated_grad, kept_grad: shape (d,).
+    """
+
+    position: jax.Array
+    heated: jax.Array
+    kept: jax.Array
+    heated_grad: jax.Array
+    kept_grad: jax.Array
+
+    def at(self, beta: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Energy and gradient in units of the temperature that heats one part.
+
+        The noise has the temperature 1 / beta. What is to be kept is multiplied by that, so that the density is
+        exp(-beta heated - kept).
+        """
+        return self.heated + self.kept / beta, self.heated_grad + self.kept_grad / beta
+
+
+class Trace(NamedTuple):
+    """What a chain has seen, with a leading axis of steps.
+
+    Attributes:
+      position, grad: shape (steps, d).
+      energy: of the whole target at full weight, shape (steps,).
+      alpha, beta, kinetic_energy: of the sampler, shape (steps,).
+      error: of the energy, by the trapezoid rule along the step: 0 where the target is harmonic, whatever the step.
+      diverging: whether the step was not taken.
+    """
+
+    position: jax.Array
+    grad: jax.Array
+    energy: jax.Array
+    alpha: jax.Array
+    beta: jax.Array
+    kinetic_energy: jax.Array
+    error: jax.Array
+    diverging: jax.Array
+
+
+class Chain(NamedTuple):
+    place: Place
+    state: CTLDState
+
+
+def place(target: Target, position: jax.Array) -> Place:
+    heated, heated_grad = jax.value_and_grad(target.heated)(position)
+    kept, kept_grad = jax.value_and_grad(target.kept)(position)
+    return Place(position, heated, kept, heated_grad, kept_grad)
+
+
+def begin(
+    target: Target, sampler: LangevinTransformation, coordinates: Coordinates, position: jax.Array, key: jax.Array
+) -> Chain:
+    """A chain with thermal momentum."""
+    state = sampler.init(position)._replace(coordinates=coordinates)
+    key, momentum_key = jax.random.split(key)
+    momentum = jax.random.normal(momentum_key, position.shape, position.dtype) / jnp.sqrt(state.learning_rate)
+    return Chain(place(target, position), state._replace(key=key, momentum=momentum))
+
+
+def walk(target: Target, sampler: LangevinTransformation, chain: Chain, num_steps: int, clip: jax.Array) -> tuple[Chain, Trace]:
+    """Steps of one chain.
+
+    A step to where energy or gradient is not finite, or one that makes an energy error of more than `DIVERGENCE`, is not taken:
+    the chain stays, and turns round. `clip` is the largest norm of a gradient in the sampler's coordinates, in units of
+    sqrt(d); infinite for samples.
+    """
+
+    def step(chain: Chain, _: None) -> tuple[Chain, Trace]:
+        here, state = chain
+        energy, grad = here.at(state.beta)
+        norm = jnp.linalg.norm(state.coordinates.inward(grad))
+        shortened = grad * jnp.minimum(1.0, clip * jnp.sqrt(grad.size) / norm)
+        updates, after = sampler.update(shortened, state, here.position, value=here.heated)
+        there = place(target, here.position + updates)
+        new_energy, new_grad = there.at(state.beta)
+        error = state.beta * (new_energy - energy - 0.5 * jnp.sum((grad + new_grad) * updates))
+        is_good = jnp.isfinite(new_energy) & jnp.all(jnp.isfinite(new_grad)) & (jnp.abs(error) < DIVERGENCE)
+        there = jax.tree.map(lambda new, old: jnp.where(is_good, new, old), there, here)
+        after = after._replace(momentum=jnp.where(is_good, after.momentum, -after.momentum))
+        seen = Trace(
+            # Alpha has moved by the energy of the place that the step was made from.
+            position=here.position,
+            grad=here.heated_grad + here.kept_grad,
+            energy=here.heated + here.kept,
+            alpha=after.alpha,
+            beta=after.beta,
+            kinetic_energy=after.kinetic_energy,
+            error=jnp.where(is_good, error, 0.0),
+            diverging=~is_good,
+        )
+        return Chain(there, after), seen
+
+    return jax.lax.scan(step, chain, None, length=num_steps)

@@ -1,0 +1,204 @@
+r"""The coordinates in which the step is taken.
+
+A preconditioner is a change of coordinates :math:`\theta = S z` around a kernel of unit mass: the gradient is multiplied by
+:math:`S^T` on the way in, the update by S on the way out, and noise, kinetic energy, alpha and the guard do not know of it.
+The mass of the parameters is then
+
+.. math:: M = (S S^T)^{-1}, \qquad \text{best} \quad M = \nabla^2 \text{value} = T\, \mathrm{cov}(\theta)^{-1},
+
+which gives `value` the curvature 1 in every direction, so that one learning rate, free of units, serves them all.
+
+While S stands still the stationary density is what it was. A metric that follows the run lacks a term of its divergence
+(as Santa's does): to sample exactly, let it stand before the samples are taken.
+
+Nothing here knows of the temperature, of noise or of Optax.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
+
+from ctld_optax._arrays.dtypes import scalar_dtype_of
+from ctld_optax._validate import check_params
+
+
+class Coordinates(Protocol):
+    """S, of theta = S z: a pytree of arrays, part of the sampler's state."""
+
+    def inward(self, grads: Any) -> Any:
+        """S^T times a gradient."""
+        ...
+
+    def outward(self, updates: Any) -> Any:
+        """S times a step in z."""
+        ...
+
+
+class Preconditioner(Protocol):
+    """Which coordinates a step is taken in."""
+
+    def init(self, params: Any) -> Coordinates:
+        """The coordinates of the first step."""
+        ...
+
+
+class Natural(NamedTuple):
+    """The parameters themselves: S is the identity, and costs nothing."""
+
+    def inward(self, grads: Any) -> Any:
+        return grads
+
+    def outward(self, updates: Any) -> Any:
+        return updates
+
+
+class Diagonal(NamedTuple):
+    """S is diagonal.
+
+    Attributes:
+      scale: like params: its diagonal.
+    """
+
+    scale: Any
+
+    def inward(self, grads: Any) -> Any:
+        return jax.tree.map(lambda s, g: s.astype(g.dtype) * g, self.scale, grads)
+
+    def outward(self, updates: Any) -> Any:
+        return self.inward(updates)
+
+
+class Dense(NamedTuple):
+    """S is a matrix over all parameters, in the order of `jax.flatten_util.ravel_pytree`.
+
+    Attributes:
+      factor: shape (d, d).
+    """
+
+    factor: jax.Array
+
+    def inward(self, grads: Any) -> Any:
+        flat, unravel = ravel_pytree(grads)
+        return unravel(flat @ self.factor.astype(flat.dtype))
+
+    def outward(self, updates: Any) -> Any:
+        flat, unravel = ravel_pytree(updates)
+        return unravel(self.factor.astype(flat.dtype) @ flat)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unpreconditioned:
+    """Unit mass: the parameters as they are."""
+
+    def init(self, params: Any) -> Natural:
+        del params
+        return Natural()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FixedMetric:
+    r"""A metric that stands still: the stationary density is that of :func:`ctld_optax.ctld`, in any metric.
+
+    .. math:: \theta = S z, \qquad S S^T = M^{-1}, \qquad M \approx \nabla^2 \text{value}
+
+    Example::
+
+        curvature = jnp.asarray([1.0, 10_000.0])
+        loss_fn = lambda x: 0.5 * jnp.sum(curvature * x**2)
+        sampler = ctld_optax.posterior_sampler(0.1, key=0, preconditioner=ctld_optax.FixedMetric(curvature))
+
+    Args:
+      mass: M: a pytree like params (or a prefix of it) of positive numbers, its diagonal; or one positive definite matrix of
+        shape (d, d) over all d parameters, in the order of `jax.flatten_util.ravel_pytree`. An array of the shape of the one
+        and only parameter is a diagonal. About the curvature of `value`, that is T times the inverse of the variance or the
+        covariance that is to be sampled.
+
+    The learning rate is then free of units: with M exact, the limit of stability is 2 (1 + momentum), and 0.1 a good choice.
+
+    Raises:
+      TypeError: if `mass` holds what is no number. ValueError: for a mass that is not positive (where it is concrete), or, from
+        `init`, that does not fit the parameters.
+    """
+
+    mass: Any
+
+    def __post_init__(self) -> None:
+        for leaf in jax.tree.leaves(self.mass):
+            if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int) or isinstance(leaf, bool):
+                raise TypeError(f"mass must be a matrix, or a pytree of numbers like params, got {leaf!r:.60}.")
+        if not jax.tree.leaves(self.mass):
+            raise TypeError(f"mass must be a matrix, or a pytree of numbers like params, got {self.mass!r:.60}.")
+
+    def init(self, params: Any) -> Diagonal | Dense:
+        dtype = scalar_dtype_of(params)
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        is_one_array = isinstance(self.mass, jax.Array | np.ndarray)
+        is_one_leaf = jax.tree.structure(params) == jax.tree.structure(0) and np.shape(self.mass) == np.shape(params)
+        if is_one_array and np.shape(self.mass) == (size, size) and not is_one_leaf:
+            return Dense(_inverse_factor(_positive(jnp.asarray(self.mass, dtype), jnp.linalg.eigvalsh)))
+        try:
+            masses = jax.tree.broadcast(self.mass, params)
+            scale = jax.tree.map(lambda m, p: jnp.broadcast_to(jnp.asarray(m, dtype), jnp.shape(p)), masses, params)
+        except ValueError as error:
+            raise ValueError(
+                f"mass must be a ({size}, {size}) matrix, or have the structure and the shapes of params "
+                f"({jax.tree.structure(params)}), or of a prefix of it; got {jax.tree.map(jnp.shape, self.mass)}."
+            ) from error
+        return Diagonal(jax.tree.map(lambda m: jax.lax.rsqrt(_positive(m, jnp.ravel)), scale))
+
+
+def metric_from_hessian(loss_fn: Callable[..., Any], params: Any, *args: Any, floor: float = 1e-8) -> FixedMetric:
+    r"""The dense metric that whitens a posterior near a mode: the curvature there.
+
+    .. math:: M = |\nabla^2 \text{loss\_fn}(\theta)|
+
+    The absolute value is that of the eigenvalues (as in the SoftAbs metric), none of them taken smaller than `floor` times the
+    largest, so that a saddle or a flat direction gives a metric too. Costs d Hessian-vector products and d^2 numbers.
+
+    Example::
+
+        mode = jnp.zeros(2)
+        metric = ctld_optax.metric_from_hessian(lambda x: x @ jnp.asarray([[2.0, 1.9], [1.9, 2.0]]) @ x, mode)
+
+    Args:
+      loss_fn: `loss_fn(params, *args)`, a scalar: the `value` that is to be sampled.
+      params: where; a mode, or near one.
+      *args: handed on.
+      floor: > 0, the smallest eigenvalue in units of the largest.
+
+    Returns:
+      A :class:`FixedMetric`.
+
+    Source: Betancourt, "A General Metric for Riemannian Manifold Hamiltonian Monte Carlo", 2013.
+    """
+    check_params(params)
+    flat, unravel = ravel_pytree(params)
+    hessian = jax.hessian(lambda x: loss_fn(unravel(x), *args))(flat)
+    return FixedMetric(absolute(hessian, floor))
+
+
+def absolute(matrix: jax.Array, floor: float) -> jax.Array:
+    """A symmetric matrix with its eigenvalues made positive, and at least `floor` times the largest."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    values = jnp.abs(values)
+    return (vectors * jnp.maximum(values, floor * jnp.max(values))) @ vectors.T
+
+
+def _inverse_factor(mass: jax.Array) -> jax.Array:
+    """S, lower or upper, with S S^T = mass^-1."""
+    lower = jnp.linalg.cholesky(mass)
+    return jax.scipy.linalg.solve_triangular(lower, jnp.eye(mass.shape[0], dtype=mass.dtype), lower=True).T
+
+
+def _positive(mass: jax.Array, values_of: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """The mass as it is, or a `ValueError` where its values are known and not positive."""
+    if not isinstance(mass, Tracer) and not bool(jnp.all(values_of(mass) > 0.0)):
+        smallest = values_of(mass).min()
+        raise ValueError(f"mass must be positive and finite, a matrix positive definite; its smallest value is {smallest}.")
+    return mass

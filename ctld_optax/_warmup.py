@@ -1,0 +1,187 @@
+r"""How chains find the scale of a target by themselves: a mode, the curvature there, then windows of sampling.
+
+1. *Descend.* Each chain runs L-BFGS from where it begins, in units that the secants of some small steps give.
+2. *Compare.* A mode whose mass in Laplace's approximation, :math:`e^{-U} |\nabla^2 U|^{-1/2}`, is less than `NEGLIGIBLE` times
+   that of the best is left for the best one. Modes that count stay apart.
+3. *Spread.* The metric is the mean curvature of the modes, by absolute eigenvalue; each chain begins at a draw of the normal
+   law that this makes around its mode.
+4. *Walk.* Windows of steps with gradients clipped. After each the metric is made anew from that window alone, about the mean
+   of each chain: the matrix geometric mean of the covariance of the gradients and the inverse covariance of the positions,
+
+   .. math:: M = C_g \# C_x^{-1}, \qquad M C_x M = C_g,
+
+   which is the curvature itself where the target is Gaussian, however short the window and however badly it mixed, and
+   elsewhere the metric of least Fisher divergence. Beyond `LARGEST_DENSE` dimensions all of this is done for each coordinate alone.
+5. *Step.* The learning rate falls where the energy error of a step, by the trapezoid rule, exceeds `ERROR` k_B T per sqrt(d):
+   that error is 0 where the target is harmonic, as is BAOAB's.
+
+Then everything stands still, and the law is that of the sampler.
+
+Source: the stages are Stan's (Carpenter et al. 2017); the metric is nutpie's (Seyboldt et al. 2024).
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ctld_optax._chains import Target, Trace
+from ctld_optax._dynamics.preconditioner import Coordinates, Dense, Diagonal, absolute
+
+DESCENT = 200  # iterations of L-BFGS at most
+NEGLIGIBLE = 1e-6
+LARGEST_DENSE = 200
+CLIP = 3.0  # the largest norm of a gradient in a window, in units of sqrt(d)
+ERROR = 0.1
+FLOOR = 1e-12  # the smallest curvature, in units of the largest
+
+
+class Metric(NamedTuple):
+    """What the warm-up has found: coordinates and a learning rate."""
+
+    coordinates: Coordinates
+    learning_rate: jax.Array
+
+
+class Found(NamedTuple):
+    """Where the descent has led, and what that took.
+
+    Attributes:
+      positions: where to begin, shape (chains, d).
+      metric: to begin with.
+      gradients: how many were taken, by all chains.
+      energies: of the modes, shape (chains,).
+      kept: whether each chain stayed with its own mode, shape (chains,).
+    """
+
+    positions: jax.Array
+    metric: Metric
+    gradients: jax.Array
+    energies: jax.Array
+    kept: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames="target")
+def find(target: Target, positions: jax.Array, learning_rate: jax.Array, key: jax.Array) -> Found:
+    """Modes, their curvature, and places to begin (1 to 3 above)."""
+    chains, size = positions.shape
+    secant_key, spread_key = jax.random.split(key)
+    energy = jax.vmap(target.total)
+    modes, gradients = jax.vmap(functools.partial(_descend, target))(positions, jax.random.split(secant_key, chains))
+    if size <= LARGEST_DENSE:
+        curvatures = jax.vmap(lambda x: absolute(jax.hessian(target.total)(x), FLOOR))(modes)
+        log_determinants = jnp.linalg.slogdet(curvatures)[1]
+        gradients += 2 * size  # a Hessian-vector product costs about two
+    else:
+        curvatures = jax.vmap(functools.partial(_secant_curvature, target))(modes, jax.random.split(secant_key, chains))
+        log_determinants = jnp.sum(jnp.log(curvatures), axis=-1)
+        gradients += PROBES
+
+    energies = energy(modes)
+    masses = jnp.where(jnp.isfinite(energies), -energies - 0.5 * log_determinants, -jnp.inf)
+    best = jnp.argmax(masses)
+    kept = masses > masses[best] + jnp.log(NEGLIGIBLE)
+    modes, curvatures = (jnp.where(_column(kept, x), x, x[best]) for x in (modes, curvatures))
+    coordinates = _coordinates_of(jnp.mean(curvatures, axis=0))
+
+    # Draws of Laplace's approximation; nearer by halves where that goes astray.
+    step = jax.vmap(coordinates.outward)(jax.random.normal(spread_key, positions.shape, positions.dtype))
+    scale = jnp.ones(chains, positions.dtype)
+    for _ in range(6):
+        reached = energy(modes + scale[:, None] * step) - energy(modes)
+        scale = jnp.where(reached < 3.0 * size + 10.0, scale, scale / 2)
+    metric = Metric(coordinates, learning_rate)
+    return Found(modes + scale[:, None] * step, metric, jnp.sum(gradients), energies, kept)
+
+
+@jax.jit
+def refined(metric: Metric, window: Trace, learning_rate: jax.Array) -> tuple[Metric, jax.Array]:
+    """The metric that a window of all chains gives (4 and 5), and the largest factor by which it changed, in any direction."""
+    positions, grads = (_about_their_means(x) for x in (window.position, window.grad))
+    count, size = positions.shape
+    error = jnp.sqrt(jnp.mean(jnp.square(window.error)) / size)
+    learning_rate = learning_rate * jnp.minimum(1.0, (ERROR / jnp.maximum(error, 1e-30)) ** (2.0 / 3.0))
+    # Of about ten steps each, a tenth of what they cannot tell is taken from the last metric, in whose units all this is.
+    share = 0.1 * size / (count / 10.0 + size)
+    if isinstance(metric.coordinates, Dense):
+        factor = metric.coordinates.factor
+        inside = jnp.linalg.solve(factor, positions.T).T
+        outside = grads @ factor
+        blend = lambda x: (1.0 - share) * (x.T @ x) / count + share * jnp.eye(size, dtype=x.dtype)
+        change = _geometric_mean(blend(outside), blend(inside))
+        values = jnp.linalg.eigvalsh(change)
+        coordinates: Coordinates = Dense(factor @ _coordinates_of(absolute(change, FLOOR)).factor)
+    else:
+        scale = metric.coordinates.scale
+        blend = lambda x: (1.0 - share) * jnp.mean(jnp.square(x), axis=0) + share
+        values = jnp.sqrt(blend(grads * scale) / blend(positions / scale))
+        coordinates = Diagonal(scale / jnp.sqrt(values))
+    return Metric(coordinates, learning_rate), jnp.max(jnp.maximum(values, 1.0 / values))
+
+
+def _about_their_means(series: jax.Array) -> jax.Array:
+    """(chains, steps, d) -> (chains * steps, d), each chain about its own mean."""
+    return (series - series.mean(axis=1, keepdims=True)).reshape(-1, series.shape[-1])
+
+
+def _geometric_mean(grads: jax.Array, positions: jax.Array) -> jax.Array:
+    """The M with M positions M = grads."""
+    values, vectors = jnp.linalg.eigh(positions)
+    root = (vectors * jnp.sqrt(values)) @ vectors.T
+    inverse_root = (vectors / jnp.sqrt(values)) @ vectors.T
+    values, vectors = jnp.linalg.eigh(root @ grads @ root)
+    return inverse_root @ (vectors * jnp.sqrt(jnp.maximum(values, 0.0))) @ vectors.T @ inverse_root
+
+
+def _coordinates_of(mass: jax.Array) -> Any:
+    """S with S S^T = mass^-1."""
+    if mass.ndim == 1:
+        return Diagonal(jax.lax.rsqrt(mass))
+    values, vectors = jnp.linalg.eigh(mass)
+    return Dense(vectors / jnp.sqrt(values))
+
+
+PROBES = 64
+
+
+def _secant_curvature(target: Target, position: jax.Array, key: jax.Array) -> jax.Array:
+    """The norm of each row of the Hessian, by the gradients' changes over small random steps: no less than its diagonal."""
+    epsilon = jnp.finfo(position.dtype).eps ** (1.0 / 3.0)
+    steps = epsilon * jnp.maximum(1.0, jnp.abs(position)) * jax.random.normal(key, (PROBES, position.size), position.dtype)
+    grad = jax.grad(target.total)
+    changes = jax.vmap(lambda step: grad(position + step) - grad(position))(steps)
+    rows = jnp.sqrt(jnp.mean(jnp.square(changes), axis=0) / jnp.mean(jnp.square(steps), axis=0))
+    return jnp.maximum(rows, FLOOR * jnp.max(rows))
+
+
+def _descend(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A mode, as near as a thousandth of k_B T tells, and the gradients taken on the way."""
+    scale = jax.lax.rsqrt(_secant_curvature(target, position, key))
+    energy = lambda z: target.total(scale * z)
+    search = optax.scale_by_zoom_linesearch(max_linesearch_steps=15, initial_guess_strategy="one")
+    optimizer = optax.lbfgs(linesearch=search)
+    value_and_grad = optax.value_and_grad_from_state(energy)
+
+    def goes_on(carry: Any) -> jax.Array:
+        *_, iteration, _, is_done = carry
+        return (iteration < DESCENT) & ~is_done
+
+    def iterate(carry: Any) -> Any:
+        z, state, iteration, count, _ = carry
+        value, grad = value_and_grad(z, state=state)
+        updates, state = optimizer.update(grad, state, z, value=value, grad=grad, value_fn=energy)
+        reached = state[-1].value
+        moved = optax.apply_updates(z, updates)
+        is_good = jnp.all(jnp.isfinite(moved)) & jnp.isfinite(reached)
+        count = count + state[-1].info.num_linesearch_steps
+        return jnp.where(is_good, moved, z), state, iteration + 1, count, (value - reached < 1e-3) | ~is_good
+
+    start = position / scale
+    z, _, _, count, _ = jax.lax.while_loop(goes_on, iterate, (start, optimizer.init(start), 0, 0, jnp.asarray(False)))
+    return scale * z, PROBES + 1 + count
+
+
+def _column(flags: jax.Array, like: jax.Array) -> jax.Array:
+    return flags.reshape(-1, *(1,) * (like.ndim - 1))
