@@ -90,14 +90,15 @@ def score(target: posteriors.Posterior, samples: jax.Array) -> dict[str, float]:
         return {"ess": 0.0, "ess_square": 0.0} | dict.fromkeys(("rhat", "error", "error_mc", "sd_ratio"), math.inf)
     known: Any = arviz  # its datasets have no types
     found = known.convert_to_dataset({"x": natural, "square": np.square(natural - reference.mean)})
-    ess, rhat = known.ess(found, method="mean"), np.asarray(known.rhat(found)["x"])
+    with np.errstate(divide="ignore", invalid="ignore"):  # chains that stand still
+        ess, rhat = known.ess(found, method="mean"), np.asarray(known.rhat(found)["x"])
     error, sd = np.abs(natural.mean((0, 1)) - reference.mean), natural.std((0, 1))
     mcse = np.hypot(sd / np.sqrt(np.asarray(ess["x"])), reference.mcse_mean)
     ratio = sd / reference.sd
     return {
         "ess": float(ess["x"].min()),
         "ess_square": float(ess["square"].min()),
-        "rhat": float(np.nan_to_num(rhat, nan=math.inf).max()),  # NaN: chains that stand still
+        "rhat": float(np.nan_to_num(rhat, nan=math.inf).max()),  # NaN: all at one place
         "error": float((error / reference.sd).max()),
         "error_mc": float((error / mcse).max()),
         "sd_ratio": float(ratio[np.abs(np.log(np.maximum(ratio, 1e-300))).argmax()]),

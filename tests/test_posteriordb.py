@@ -177,6 +177,10 @@ def test_what_went_wrong_has_no_price(spoil):
     assert row(**posteriordb.score(toy(2), samples)).price == math.inf
 
 
+def test_chains_that_stand_still_do_not_agree():
+    assert posteriordb.score(toy(2), jnp.ones((4, 500, 2)))["rhat"] == math.inf
+
+
 def row(method="NUTS, dense", posterior="toy", seed=0, **changes):
     figures = {"ess": 100.0, "ess_square": 50.0, "rhat": 1.0, "error": 0.01, "error_mc": 1.0, "sd_ratio": 1.0} | changes
     return posteriordb.Row(posterior, method, "wide", seed, 4, 100, 1_000, 500, **figures, seconds=1.0, by="blackjax 1")
