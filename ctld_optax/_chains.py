@@ -15,6 +15,7 @@ from ctld_optax._dynamics.preconditioner import Coordinates
 # A step with a larger energy error, in units of k_B T, is not taken: it has left the region where the step size makes sense.
 # Where it makes sense errors are of the order of 0.1, so that the guard costs a sample nothing.
 DIVERGENCE = 10.0
+SHORTER = 0.25  # how much shorter the next step is then; with each that is taken the reach doubles, up to the whole
 Energy = Callable[[jax.Array], jax.Array]
 
 
@@ -79,8 +80,17 @@ class Trace(NamedTuple):
 
 
 class Chain(NamedTuple):
+    """One chain.
+
+    Attributes:
+      place: where it stands.
+      state: of its sampler.
+      reach: the share of a step that it goes, shape (): 1, except after a step that was not taken.
+    """
+
     place: Place
     state: CTLDState
+    reach: jax.Array
 
 
 def place(target: Target, position: jax.Array) -> Place:
@@ -93,32 +103,40 @@ def begin(
     target: Target, sampler: LangevinTransformation, coordinates: Coordinates, position: jax.Array, key: jax.Array
 ) -> Chain:
     """A chain with thermal momentum."""
-    state = sampler.init(position)._replace(coordinates=coordinates)
     key, momentum_key = jax.random.split(key)
-    momentum = jax.random.normal(momentum_key, position.shape, position.dtype) / jnp.sqrt(state.learning_rate)
-    return Chain(place(target, position), state._replace(key=key, momentum=momentum))
+    state = sampler.init(position)._replace(coordinates=coordinates, key=key)
+    return Chain(place(target, position), refreshed(state, momentum_key), jnp.ones((), position.dtype))
+
+
+def refreshed(state: CTLDState, key: jax.Array) -> CTLDState:
+    """With a momentum drawn anew at the temperature of the last noise; in a metric it is N(0, T / learning_rate)."""
+    scale = jnp.sqrt(1.0 / (state.learning_rate * state.beta))
+    return state._replace(momentum=scale * jax.random.normal(key, state.momentum.shape, state.momentum.dtype))
 
 
 def walk(target: Target, sampler: LangevinTransformation, chain: Chain, num_steps: int, clip: jax.Array) -> tuple[Chain, Trace]:
     """Steps of one chain.
 
     A step to where energy or gradient is not finite, or one that makes an energy error of more than `DIVERGENCE`, is not taken:
-    the chain stays, and turns round. `clip` is the largest norm of a gradient in the sampler's coordinates, in units of
+    the chain stays, with a fresh momentum, and makes shorter steps until it is out of there. `clip` is the largest norm of a gradient in the sampler's coordinates, in units of
     sqrt(d); infinite for samples.
     """
 
     def step(chain: Chain, _: None) -> tuple[Chain, Trace]:
-        here, state = chain
+        here, state, reach = chain
         energy, grad = here.at(state.beta)
         norm = jnp.linalg.norm(state.coordinates.inward(grad))
         shortened = grad * jnp.minimum(1.0, clip * jnp.sqrt(grad.size) / norm)
         updates, after = sampler.update(shortened, state, here.position, value=here.heated)
+        updates = reach * updates
         there = place(target, here.position + updates)
         new_energy, new_grad = there.at(state.beta)
         error = state.beta * (new_energy - energy - 0.5 * jnp.sum((grad + new_grad) * updates))
         is_good = jnp.isfinite(new_energy) & jnp.all(jnp.isfinite(new_grad)) & (jnp.abs(error) < DIVERGENCE)
         there = jax.tree.map(lambda new, old: jnp.where(is_good, new, old), there, here)
-        after = after._replace(momentum=jnp.where(is_good, after.momentum, -after.momentum))
+        fresh = refreshed(after, jax.random.fold_in(after.key, 0))
+        after = after._replace(momentum=jnp.where(is_good, after.momentum, fresh.momentum))
+        reach = jnp.where(is_good, jnp.minimum(1.0, 2.0 * reach), SHORTER * reach)
         seen = Trace(
             # Alpha has moved by the energy of the place that the step was made from.
             position=here.position,
@@ -130,6 +148,6 @@ def walk(target: Target, sampler: LangevinTransformation, chain: Chain, num_step
             error=jnp.where(is_good, error, 0.0),
             diverging=~is_good,
         )
-        return Chain(there, after), seen
+        return Chain(there, after, reach), seen
 
     return jax.lax.scan(step, chain, None, length=num_steps)
