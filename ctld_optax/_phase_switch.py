@@ -59,18 +59,20 @@ def phase_switch(
     Updates 1 ... sampling_steps are the sampler's; the next one is the optimizer's first, and it starts from the momentum that
     the sampler left. With `optax.sgd(learning_rate, momentum)` as optimizer that is exactly the paper's else-branch.
 
-    Any other optimizer will do. It starts from its fresh state (Adam, say, with zero moments and its step count and
-    learning-rate schedule at 0), in which every `trace` that is a sum of raw gradients is filled from the sampler's momentum:
-    that of Nesterov's method, or one behind a clip or a weight decay. A trace of scaled gradients (`optax.lars`,
-    `optax.rmsprop(..., momentum=...)`) starts from zeros, and `init` warns of it. `handover` replaces that rule.
+    Any other optimizer that takes the same gradients and arguments will do. It starts from its fresh state (Adam, say, with
+    zero moments and its step count and learning-rate schedule at 0), in which every `trace` that is a sum of raw gradients is
+    filled from the sampler's momentum: that of Nesterov's method, or one behind a clip or a weight decay. A trace of scaled
+    gradients (`optax.lars`, `optax.rmsprop(..., momentum=...)`) starts from zeros, and `init` warns of it. `handover` replaces
+    that rule.
 
     Some optimizers keep the parameters that they began with (`schedule_free`, `dog`, `prodigy` of `optax.contrib`). They begin
     at the switch: what they keep is made of the parameters there, so pass those at every step.
 
     What it costs: onto heavy-ball SGD (an optimizer whose first link is `optax.trace`, like `optax.sgd(..., momentum=...)`)
     there is one momentum buffer, the optimizer's own, in the sampler's `momentum_dtype`, and a step after the switch is
-    SGD's. Other pairs hold both states, and XLA copies what a branch hands through: two to five times
-    the time of SGD.
+    SGD's. Other pairs hold both states, of which each is changed in place in its own phase and none is copied: while it samples
+    a step costs what the sampler's does, and after the switch up to 1.6 times the optimizer's (Adam, 10^7 parameters, 2 CPU
+    cores).
 
     Args:
       sampler: usually :func:`ctld_optax.ctld`.
