@@ -111,12 +111,14 @@ def run(name: str, method: str, start: str, seeds: Sequence[int], path: pathlib.
     missing = [seed for seed in seeds if (name, method, start, seed) not in done]
     if not missing:
         return
-    target, (sample, chains, by) = posteriors.posterior(name), peers.METHODS[method]
+    target, (sample, chains, by, is_compilable) = posteriors.posterior(name), peers.METHODS[method]
     program = None
     for seed in missing:
         start_key, key = jax.random.split(jax.random.key(seed))
         begin = peers.STARTS[start](target, start_key, chains)
-        program = program or jax.jit(functools.partial(sample, target)).lower(key, begin).compile()
+        if program is None:
+            program = functools.partial(sample, target)
+            program = jax.jit(program).lower(key, begin).compile() if is_compilable else program
         began = time.perf_counter()
         draws = jax.block_until_ready(program(key, begin))
         seconds = time.perf_counter() - began

@@ -118,8 +118,9 @@ def walk(target: Target, sampler: LangevinTransformation, chain: Chain, num_step
     """Steps of one chain.
 
     A step to where energy or gradient is not finite, or one that makes an energy error of more than `DIVERGENCE`, is not taken:
-    the chain stays, with a fresh momentum, and makes shorter steps until it is out of there. `clip` is the largest norm of a gradient in the sampler's coordinates, in units of
-    sqrt(d); infinite for samples.
+    the chain stays, with a fresh momentum, and makes shorter steps until it is out of there.
+
+    `clip` is the largest norm of a gradient in the sampler's coordinates, in units of sqrt(d); infinite for samples.
     """
 
     def step(chain: Chain, _: None) -> tuple[Chain, Trace]:

@@ -46,9 +46,9 @@ def sample(
 ) -> Any:
     r"""Samples of :math:`\exp(-\text{loss\_fn}(\theta))`, without a number to set.
 
-    Chains of :func:`ctld_optax.posterior_sampler` in a dense metric that a warm-up finds (:mod:`ctld_optax._warmup`), one gradient
-    a step, no step refused. What is exact: on a Gaussian everything, whatever the learning rate; elsewhere up to an error of second
-    order in the step, of some per cent of a standard deviation at most at the default. Half the `learning_rate` shows it.
+    Chains of :func:`ctld_optax.posterior_sampler` in a dense metric that a warm-up finds (:mod:`ctld_optax._warmup`), one
+    gradient a step, and no step refused. On a Gaussian it is exact whatever the learning rate; elsewhere up to an error of
+    second order in the step, a few per cent of a standard deviation at most at the default. Half the `learning_rate` shows it.
 
     With `tempering` each chain heats up and cools down by itself, so that it crosses between modes, and the samples are what it
     saw while cold. With a `prior_fn` as well the prior is never heated: gradient and energy then make the density
@@ -68,15 +68,15 @@ def sample(
     Args:
       loss_fn: `loss_fn(params)`, the *negative* log density up to a constant, a scalar. A `potential_fn` of NumPyro's
         `initialize_model` is one. With a `prior_fn` the negative log likelihood alone.
-      initial: params, where all chains begin their search for modes; or `initial(key) -> params`, which gives each chain a place
-        of its own, as draws from the prior do: that is how several modes are found.
+      initial: params, where all chains begin their search for modes; or `initial(key) -> params`, which gives each chain a
+        place of its own, as draws from the prior do: that is how several modes are found.
       key: an int or one key.
       logdensity_fn: the log density itself, in place of `loss_fn`, which is then None.
       prior_fn: `prior_fn(params)`, the negative log density of the prior, which tempering leaves alone.
       constrain: `constrain(params)`, what is kept of a sample, such as parameters in their natural bounds. A pytree.
       num_chains: >= 1.
-      num_warmup: steps of a chain before the metric stands, >= 250, beside the search for a mode. As many again, not kept, fill the
-        bias if there is `tempering`.
+      num_warmup: steps of a chain before the metric stands, >= 250, beside the search for a mode. As many again, not kept,
+        fill the bias if there is `tempering`.
       num_samples: samples of a chain, >= 1. With `tempering` fewer come back, those in the window: about a third.
       thin: steps, and gradients, a sample costs.
       learning_rate: in units in which the target is round, of which 2 (1 + momentum) is the limit of stability. The warm-up
@@ -89,9 +89,9 @@ def sample(
 
     Returns:
       An `arviz.InferenceData`. `posterior` has a variable for each leaf of params, or of what `constrain` gives, by its path;
-      `sample_stats` has `lp` (the log density), `energy` (with the kinetic one), `energy_error`, `diverging`, and with tempering
-      `alpha` and `beta` of each sample. Its attributes: `gradients` and `warmup_gradients` of all chains, `learning_rate`,
-      `metric_change` (the factor by which the last window changed the metric: near 1 if the warm-up has converged), and
+      `sample_stats` has `lp` (the log density), `energy` (with the kinetic one), `energy_error`, `diverging`, and with
+      tempering `alpha` and `beta` of each sample. Its attributes: `gradients` and `warmup_gradients` of all chains,
+      `learning_rate`, `metric_change` (the factor by which the last window changed the metric: near 1 if the warm-up has converged), and
       `left_modes` (chains whose own mode had no mass to speak of).
 
     Raises:
@@ -285,8 +285,8 @@ def _cold(run: Trace, tempering: PolynomialTempering) -> Trace:
     fewest = int(is_cold.sum(axis=1).min())
     if fewest == 0:
         raise ValueError(
-            "tempering must let every chain cool down, but one was never in the window: take more num_warmup and num_samples, a "
-            "smaller strength, or a smaller alpha_step_size."
+            "tempering must let every chain cool down, but one was never in the window: take more num_warmup and num_samples, "
+            "a smaller strength, or a smaller alpha_step_size."
         )
     return jax.tree.map(lambda x: np.stack([row[mask][:fewest] for row, mask in zip(x, is_cold, strict=True)]), run)
 

@@ -11,7 +11,7 @@ r"""How chains find the scale of a target by themselves: a mode, the curvature t
    .. math:: M = C_g \# C_x^{-1}, \qquad M C_x M = C_g,
 
    which is the curvature itself where the target is Gaussian, however short the window and however badly it mixed, and
-   elsewhere the metric of least Fisher divergence. Beyond `LARGEST_DENSE` dimensions all of this is done for each coordinate alone.
+   elsewhere the metric of least Fisher divergence. Beyond `LARGEST_DENSE` dimensions each coordinate has its own.
 5. *Step.* The learning rate falls where the energy error of a step, by the trapezoid rule, exceeds `ERROR` k_B T per sqrt(d):
    that error is 0 where the target is harmonic, as is BAOAB's.
 

@@ -452,9 +452,8 @@ def _arguments(kernel: Any) -> dict[str, Any]:
     """The settings of a sampler by the names that `ctld` gives them, less those that may differ between two sessions."""
     half = {name: value for name, value in _fields(kernel.alpha).items() if name != "integrator"}
     half = {HALF.get(name, name): value for name, value in half.items()}
-    whole = {
-        WHOLE.get(name, name): value for name, value in _fields(kernel).items() if name not in {"alpha", "key", "param_specs"}
-    }
+    apart = {"alpha", "key", "param_specs", "preconditioner"}  # the coordinates of the last are in the state
+    whole = {WHOLE.get(name, name): value for name, value in _fields(kernel).items() if name not in apart}
     return whole | half | {"noise": kernel.source.__name__}
 
 

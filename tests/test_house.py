@@ -15,9 +15,9 @@ FLOORS = (
     {"_validate", "_checked"},
     {"_arrays"},
     {"_dynamics"},
-    {"_ctld", "_handover", "_probe"},
+    {"_ctld", "_handover", "_probe", "_chains", "_warmup"},
     {"_presets", "_phase_switch", "_accumulate", "baselines"},
-    {"diagnostics", "posterior"},
+    {"diagnostics", "posterior", "_sample"},
     {"plotting", "recorder", "writers", "checkpoint"},
     {"__init__"},
 )

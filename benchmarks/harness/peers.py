@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import scipy.optimize
 
+import ctld_optax
 from benchmarks.harness.posteriors import Posterior, starts
 
 WARMUP = 1_000  # transitions of a chain, as in Stan
@@ -35,6 +36,7 @@ class Method(NamedTuple):
     sample: Callable[[Posterior, jax.Array, jax.Array], Draws]
     chains: int = 4  # an ensemble that learns from its spread needs more
     by: str = "blackjax"  # the package
+    is_compilable: bool = True  # as a whole
 
 
 Start = Callable[[Posterior, jax.Array, int], jax.Array]
@@ -148,7 +150,16 @@ def chees(target: Posterior, key: jax.Array, begin: jax.Array) -> Draws:
     return Draws(samples.swapaxes(0, 1), gradients.sum(), adaptation.info.num_integration_steps.sum())
 
 
+def ctld(target: Posterior, key: jax.Array, begin: jax.Array) -> Draws:
+    """This project's, with nothing set."""
+    places = iter(begin)
+    data = ctld_optax.posterior.sample(target.potential, lambda _: next(places), key, num_chains=len(begin))
+    spent = data.sample_stats.attrs
+    return Draws(jnp.asarray(data.posterior["x"].values), spent["gradients"], spent["warmup_gradients"])
+
+
 METHODS: dict[str, Method] = {
+    "CTLD": Method(ctld, by="ctld-optax", is_compilable=False),
     "NUTS, dense": Method(functools.partial(nuts, dense=True)),
     "NUTS, diagonal": Method(functools.partial(nuts, dense=False)),
     "MCLMC": Method(mclmc),

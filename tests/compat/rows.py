@@ -57,6 +57,7 @@ ROWS = (
     Row("ctld, hamiltonian, force wall", ctld_optax.ctld, BASE | EXACT),
     Row("ctld, stationary start, no bias", ctld_optax.ctld, BASE | {"initial_momentum": "stationary", "bias": None}),
     Row("ctld, constant temperature (SGHMC)", ctld_optax.ctld, BASE | {"tempering": None}, needs_value=False),
+    Row("ctld, in a metric", ctld_optax.ctld, BASE | {"preconditioner": ctld_optax.FixedMetric(2.0)}),
     Row("algorithm1", ctld_optax.algorithm1, BASE | {"momentum": 0.9}, refuses={"learning-rate schedule": ONE_CLOCK}),
     Row("phase_switch onto sgd", ctld_then_sgd, BASE | {"momentum": 0.9, "sampling_steps": 2}),
     Row(

@@ -1,0 +1,117 @@
+"""A metric is a change of coordinates, and what does not fit says so."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import ctld_optax
+from ctld_optax._dynamics.preconditioner import Dense, Diagonal
+from tests.helpers import assert_identical, run
+
+PARAMS = {"w": jnp.asarray([[0.5, -0.3], [0.2, 0.9]]), "b": jnp.asarray(0.7)}
+
+
+def quadratic(params):
+    return 0.5 * jnp.sum(jnp.square(params["w"])) + 1.5 * params["b"] ** 2
+
+
+def mass_matrix():
+    factor = jnp.asarray(np.random.default_rng(0).normal(size=(5, 5)))
+    return factor @ factor.T + jnp.eye(5)
+
+
+@pytest.mark.parametrize("mass", [{"w": 4.0, "b": 0.25}, mass_matrix()], ids=["diagonal", "dense"])
+def test_cold_it_is_momentum_in_its_own_coordinates(mass):
+    """theta = S z: the run is that of optax.sgd on z, with S S^T the inverse of the mass."""
+    metric = ctld_optax.FixedMetric(mass)
+    ours, _ = run(ctld_optax.ctld(0.05, 0.0, 0.9, key=0, preconditioner=metric), quadratic, PARAMS, 20)
+
+    coordinates = metric.init(PARAMS)
+    start = jax.tree.map(jnp.zeros_like, PARAMS)
+
+    def there(z):
+        return jax.tree.map(jnp.add, PARAMS, coordinates.outward(z))
+
+    z, _ = run(optax.sgd(0.05, momentum=0.9), lambda z: quadratic(there(z)), start, 20)
+    for mine, theirs in zip(jax.tree.leaves(ours), jax.tree.leaves(there(z)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+    whole = metric.init(PARAMS)
+    columns = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(whole.outward(unit))]) for unit in units()]
+    expected = mass_matrix() if isinstance(whole, Dense) else np.diag([0.25, 4.0, 4.0, 4.0, 4.0])  # ravelled: b, then w
+    s = np.stack(columns, axis=1)
+    np.testing.assert_allclose(s @ s.T, np.linalg.inv(expected), rtol=1e-4, atol=1e-5)
+
+
+def units():
+    """The unit vectors, as trees."""
+    _, unravel = jax.flatten_util.ravel_pytree(PARAMS)
+    return [unravel(row) for row in jnp.eye(5)]
+
+
+def test_unit_mass_is_no_preconditioner():
+    plain, _ = run(ctld_optax.ctld(0.05, 0.1, key=0), quadratic, PARAMS, 10)
+    unit, _ = run(ctld_optax.ctld(0.05, 0.1, key=0, preconditioner=ctld_optax.FixedMetric(1.0)), quadratic, PARAMS, 10)
+    for mine, theirs in zip(jax.tree.leaves(unit), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+
+
+def test_gradient_times_s_in_and_update_times_s_out():
+    coordinates = ctld_optax.FixedMetric(4.0).init(PARAMS)
+    assert isinstance(coordinates, Diagonal)
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    assert_identical(coordinates.inward(grads), jax.tree.map(lambda g: 0.5 * g, grads))
+
+
+def test_one_array_like_the_one_parameter_is_a_diagonal():
+    square = jnp.full((3, 3), 2.0) + jnp.eye(3)
+    assert isinstance(ctld_optax.FixedMetric(square).init(jnp.zeros((3, 3))), Diagonal)
+    assert isinstance(ctld_optax.FixedMetric(square).init(jnp.zeros(3)), Dense)
+
+
+@pytest.mark.parametrize(
+    ("mass", "error", "words"),
+    [
+        (jnp.eye(4), ValueError, r"mass must be a \(5, 5\) matrix"),
+        ({"w": 1.0}, ValueError, "mass must be .* the structure"),
+        ({"w": 1.0, "b": -1.0}, ValueError, "mass must be positive"),
+        (-jnp.eye(5), ValueError, "mass must be positive"),
+        (jnp.eye(5) * jnp.nan, ValueError, "mass must be positive"),
+        ("hessian", TypeError, "mass must be a matrix"),
+        ((), TypeError, "mass must be a matrix"),
+    ],
+)
+def test_a_mass_that_does_not_fit_is_told(mass, error, words):
+    with pytest.raises(error, match=words):
+        ctld_optax.FixedMetric(mass).init(PARAMS)
+
+
+@pytest.mark.parametrize("other", [{"gradient_noise": 1.0}, {"param_specs": jax.sharding.PartitionSpec("x")}])
+def test_what_speaks_of_the_parameters_is_refused_beside_it(other):
+    with pytest.raises(ValueError, match="preconditioner must be None beside"):
+        ctld_optax.ctld(0.1, 0.1, key=0, preconditioner=ctld_optax.FixedMetric(1.0), **other)
+
+
+def test_metric_from_hessian_is_the_curvature():
+    matrix = mass_matrix()
+    metric = ctld_optax.metric_from_hessian(lambda x, m: 0.5 * x @ m @ x, jnp.ones(5), matrix)
+    np.testing.assert_allclose(metric.mass, matrix, rtol=1e-5, atol=1e-5)
+
+
+def test_metric_from_hessian_is_positive_at_a_saddle_and_on_a_plain():
+    metric = ctld_optax.metric_from_hessian(lambda x: x[0] ** 2 - 3.0 * x[1] ** 2, jnp.zeros(3), floor=1e-3)
+    np.testing.assert_allclose(np.linalg.eigvalsh(metric.mass), [6e-3, 2.0, 6.0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.05, momentum=0.9), optax.adam(0.01)], ids=["sgd", "adam"])
+def test_phase_switch_starts_the_optimizer_at_rest(optimizer):
+    """The momentum is that of other coordinates, and no sum of gradients."""
+    metric = ctld_optax.FixedMetric({"w": 4.0, "b": 0.25})
+    sampler = ctld_optax.ctld(0.05, 1e-3, key=0, preconditioner=metric)
+    alone, _ = run(sampler, quadratic, PARAMS, 5)
+    both, _ = run(ctld_optax.phase_switch(sampler, optimizer, 5), quadratic, PARAMS, 9)
+    expected, _ = run(optimizer, quadratic, alone, 4)
+    for mine, theirs in zip(jax.tree.leaves(both), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
