@@ -271,6 +271,19 @@ def test_what_more_than_one_phase_or_chain_shows_is_named(name):
     assert wanted not in {finding.name for finding in good().findings}
 
 
+def test_a_loss_that_is_finite_and_higher_than_ever_has_diverged_too():
+    explorer, loss, params, _ = GOOD["20,000 parameters"]
+    tx = ctld_optax.phase_switch(explorer, optax.sgd(0.05, momentum=0.9), 1_000)
+    trajectory, value, _ = run(explorer, loss, params, 1_100, tx=tx)
+
+    def names(end):
+        return {finding.name for finding in diagnostics.report(trajectory, explorer, value=value.at[-30:].set(end)).findings}
+
+    highest = float(value[:1_000].max())
+    assert "diverged_after_switch" in names(1.1 * highest)
+    assert "diverged_after_switch" not in names(0.9 * highest)
+
+
 def test_a_leaf_without_gradient_is_named():
     assert "['head']" in str(with_gradient(0.0))
 
