@@ -86,8 +86,9 @@ def ctld(
         0 counts as 0, and a NaN as a step that was not finite. At 0 this is `optax.sgd`, bit for bit; the
         hamiltonian coupling has no meaning there, so alpha stands still.
       momentum: mu in [0, 1), the paper's 1 - eta gamma.
-      key: an int or one key (`jax.random.key`, or a legacy one). Copied: the caller may use it again. To run replicas, `vmap`
-        `init` over keys; a transformation built twice from one key draws the same noise twice.
+      key: an int or one key (`jax.random.key`, or a legacy one). Copied: the caller may use it again. For replicas, a key
+        each: `jax.vmap(lambda key, p: ctld(..., key=key).init(p))(keys, members)`. `jax.vmap(tx.init)(members)`, or a
+        transformation built twice from one key, draws the same noise twice, and `diagnostics.report` says so.
       tempering: g(alpha). None keeps the temperature constant, which makes this SGHMC; `value` is then not needed.
       bias: what makes alpha's distribution flat. :class:`~ctld_optax.Metadynamics` (default) or, for posteriors,
         :class:`~ctld_optax.AdaptiveBiasingForce`. None leaves alpha unbiased.

@@ -91,8 +91,8 @@ def sample(
       An `arviz.InferenceData`. `posterior` has a variable for each leaf of params, or of what `constrain` gives, by its path;
       `sample_stats` has `lp` (the log density), `energy` (with the kinetic one), `energy_error`, `diverging`, and with
       tempering `alpha` and `beta` of each sample. Its attributes: `gradients` and `warmup_gradients` of all chains,
-      `learning_rate`, `metric_change` (the factor by which the last window changed the metric: near 1 if the warm-up has converged), and
-      `left_modes` (chains whose own mode had no mass to speak of).
+      `learning_rate`, `metric_change` (the factor by which the last window changed the metric: near 1 if the warm-up has
+      converged), and `left_modes` (chains whose own mode had no mass to speak of).
 
     Raises:
       ValueError: if there is no bottom to `loss_fn`, as when the log density comes in its place; or a number is out of range.

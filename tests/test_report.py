@@ -183,7 +183,8 @@ def test_a_bad_run_is_named(name):
 
 def test_every_finding_has_a_bad_run():
     table = diagnostics.report.__doc__.split("=\n")[2]
-    assert {line.split()[0] for line in table.splitlines()[:-1]} == {wanted for wanted, *_ in BAD.values()}
+    named = {wanted for wanted, *_ in BAD.values()} | {wanted for wanted, *_ in ELSEWHERE.values()}
+    assert {line.split()[0] for line in table.splitlines()[:-1]} == named
 
 
 GOOD = {
@@ -200,6 +201,99 @@ def test_a_good_run_has_no_finding(name):
     assert not report.findings
     assert str(report).startswith("healthy: no finding")
     assert [reason for reason in report.unchecked if "loss" not in reason] == []
+
+
+def handed_over(learning_rate):
+    explorer, loss, params, _ = GOOD["20,000 parameters"]
+    tx = ctld_optax.phase_switch(explorer, optax.sgd(learning_rate, momentum=0.9), 3_000)
+    return report_on(explorer, loss, params, 3_200, tx=tx)
+
+
+def replicas(sampler_of, loss, starts, num_steps):
+    """The report on chains that start at `starts`, each with its sampler."""
+    states = jax.vmap(lambda index, start: sampler_of(index).init(start))(jnp.arange(len(starts)), starts)
+    one = sampler_of(0)
+
+    def step(carry, _):
+        params, state = carry
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = one.update(grads, state, params, value=value)
+        return (optax.apply_updates(params, updates), state), (diagnostics.snapshot(state), value)
+
+    def chain(params, state):
+        (_, state), rows = jax.lax.scan(step, (params, state), length=num_steps)
+        return (*rows, state)
+
+    trajectory, value, state = jax.jit(jax.vmap(chain))(starts, states)
+    return diagnostics.report(trajectory, one, value=value, num_params=starts[0].size, state=state)
+
+
+def two_wells(x):
+    """Two deep wells, one higher than the other."""
+    return 8.0 * jnp.sum(jnp.square(jnp.square(x) - 1.0)) + 0.5 * jnp.sum(x)
+
+
+def own_key(index, **changes):
+    return ctld_optax.posterior_sampler(0.005, 0.1, key=jax.random.fold_in(jax.random.key(0), index), **changes)
+
+
+def with_gradient(head):
+    trajectory, value, state = run(*GOOD["a posterior in 3 dimensions"])
+    grads = {"body": jnp.ones(2), "head": jnp.asarray([head])}
+    explorer = exact(0.05, 1.0, **POSTERIOR)
+    return diagnostics.report(trajectory, explorer, value=value, num_params=3, state=state, grads=grads)
+
+
+# finding: a word of it, the bad run, a good one of the same kind
+ELSEWHERE = {
+    "after the switch": ("diverged_after_switch", "clip", lambda: handed_over(5.0), lambda: handed_over(0.05)),
+    "one key": (
+        "replicas_share_noise",
+        "jax.vmap(lambda key, params: ctld(..., key=key).init(params))",
+        lambda: replicas(lambda _: own_key(0), gaussian, jnp.ones((3, 2)), 8_000),
+        lambda: replicas(own_key, gaussian, jnp.ones((3, 2)), 8_000),
+    ),
+    "two wells": (
+        "replicas_disagree",
+        "a larger strength",
+        lambda: replicas(own_key, two_wells, jnp.asarray([[1.0], [-1.0]]), 20_000),
+        lambda: replicas(own_key, two_wells, jnp.asarray([[1.0], [1.0]]), 20_000),
+    ),
+    "a head that is not used": ("leaves_without_gradient", "partition", lambda: with_gradient(0.0), lambda: with_gradient(1.0)),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_more_than_one_phase_or_chain_shows_is_named(name):
+    wanted, advice, bad, good = ELSEWHERE[name]
+    (found,) = [finding for finding in bad().findings if finding.name == wanted]
+    assert advice in found.advice
+    assert wanted not in {finding.name for finding in good().findings}
+
+
+def test_a_loss_that_is_finite_and_higher_than_ever_has_diverged_too():
+    explorer, loss, params, _ = GOOD["20,000 parameters"]
+    tx = ctld_optax.phase_switch(explorer, optax.sgd(0.05, momentum=0.9), 1_000)
+    trajectory, value, _ = run(explorer, loss, params, 1_100, tx=tx)
+
+    def names(end):
+        return {finding.name for finding in diagnostics.report(trajectory, explorer, value=value.at[-30:].set(end)).findings}
+
+    highest = float(value[:1_000].max())
+    assert "diverged_after_switch" in names(1.1 * highest)
+    assert "diverged_after_switch" not in names(0.9 * highest)
+
+
+def test_a_leaf_without_gradient_is_named():
+    assert "['head']" in str(with_gradient(0.0))
+
+
+def test_a_temperature_of_zero_is_not_called_a_value_that_is_not_finite():
+    report = report_on(exact(0.05, 0.0), gaussian, jnp.ones(3), 500)
+    assert [finding.name for finding in report.findings] == ["steps_skipped"]
+    assert "the temperature is 0, and the hamiltonian coupling divides by it" in report.findings[0].says
+    assert 'coupling="standardized"' in report.findings[0].advice
+    assert report_on(exact(0.05, 0.0, tempering=None), gaussian, jnp.ones(3), 500).healthy
 
 
 def test_steps_after_the_hand_over_do_not_count():
@@ -326,7 +420,7 @@ def test_a_free_alpha_makes_the_trips_that_are_due(step_size, momentum):
     # Brownian over the memory of r_alpha, in which it moves by 0.2 and 0.2: it makes about a third less.
     tempering = ctld_optax.PolynomialTempering(strength=0.0)
     free = sampler(0.05, 1.0, bias=None, tempering=tempering, alpha_step_size=step_size, alpha_momentum=momentum)
-    trip = free_trip(Run(_one_row(), free, None, None, None, None), tempering)
+    trip = free_trip(Run(_one_row(), free, None, None, None, None, None), tempering)
     num_steps = int(500 * trip)
     trajectory, _, _ = run(free, gaussian, jnp.ones(1), num_steps)
     assert 275 < diagnostics.round_trips(trajectory.alpha) < 600

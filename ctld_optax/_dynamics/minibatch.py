@@ -207,6 +207,5 @@ def remaining(variance: jax.Array, brought: Any, like: Any) -> Any:
 
 
 def _remaining(variance: jax.Array, brought: Any) -> jax.Array:
-    brought = jnp.asarray(brought)
-    variance = variance.astype(brought.dtype) if jnp.issubdtype(brought.dtype, jnp.floating) else variance
-    return jnp.sqrt(jnp.maximum(variance - brought, 0.0))
+    # In the dtype of the scalars: a variance given in bfloat16 would round what is left.
+    return jnp.sqrt(jnp.maximum(variance - jnp.asarray(brought).astype(variance.dtype), 0.0))

@@ -1,10 +1,13 @@
 """What a report asks about numbers, momenta, loss and energy."""
 
+import jax
 import numpy as np
 
 from ctld_optax._dynamics.coupling import Standardized
+from ctld_optax._validate import as_numbers
 from ctld_optax.diagnostics import _trajectory as trajectory
 from ctld_optax.diagnostics._run import FEW, SIGMAS, Finding, Run, effective_size
+from ctld_optax.diagnostics._snapshot import ctld_state
 
 
 def numbers(run: Run) -> Finding | None:
@@ -14,6 +17,14 @@ def numbers(run: Run) -> Finding | None:
     run.figures["share of steps skipped"] = share
     if skipped == 0:
         return None
+    if run.is_known and run.is_exact and run.kernel.alpha.tempering is not None and np.any(run.temperature <= 0.0):
+        return Finding(
+            "steps_skipped",
+            f"in {skipped:,.0f} steps ({share:.2%}) alpha stood still: the temperature is 0, and the hamiltonian coupling "
+            "divides by it. The value and the gradient may well be finite.",
+            'a temperature above 0; or coupling="standardized", or tempering=None, for a run that ends at 0.',
+            {"skipped": skipped, "share": share},
+        )
     return Finding(
         "steps_skipped",
         f"in {skipped:,.0f} steps ({share:.2%}) the value or the gradient was not finite.",
@@ -91,6 +102,85 @@ def loss(run: Run) -> Finding | str | None:
         "three times the temperature, or more sampling_steps, or another learning_rate. Where d T / 2 is near the loss "
         "already, a third of the temperature.",
         figures,
+    )
+
+
+def after_switch(run: Run) -> Finding | None:
+    """Did what came after the hand-over go well? There is no noise any more: the loss should be below what it was."""
+    if run.value is None or run.value_after is None or run.value_after.shape[1] < FEW:
+        return None
+    last = run.value_after[:, -max(run.value_after.shape[1] // 4, FEW) :]
+    end, highest = float(last.mean()), float(np.nanmax(np.where(np.isfinite(run.value), run.value, np.nan)))
+    run.figures |= {"loss at the end, after the hand-over": end}
+    if np.isfinite(end) and end <= highest:
+        return None
+    return Finding(
+        "diverged_after_switch",
+        f"after the hand-over the loss ended at {end:.3g}, and while sampling it was {highest:.3g} at most.",
+        "a lower learning_rate for the optimizer of phase_switch, or gradients clipped in front of both phases: "
+        "optax.chain(optax.clip_by_global_norm(...), phase_switch(...)).",
+        {"end": end, "highest": highest},
+    )
+
+
+def replicas_agree(run: Run) -> Finding | str | None:
+    """Do the chains of a posterior sampler see one distribution of the loss?"""
+    if not run.is_exact or run.replicas < 2:
+        return None
+    if run.value is None:
+        return "whether the replicas agree: it needs value."
+    chains = [value[at_base & np.isfinite(value)] for value, at_base in zip(run.value, run.in_window, strict=True)]
+    if min(chain.size for chain in chains) < FEW:
+        return "whether the replicas agree: some have too few settled rows at the base temperature."
+    means, within = np.asarray([chain.mean() for chain in chains]), float(np.mean([chain.var() for chain in chains]))
+    errors = np.asarray([chain.std() / np.sqrt(effective_size(chain[None])) for chain in chains])
+    # The variance of all chains together over that within one, sqrt of: the R-hat of Gelman and Rubin.
+    ratio = float(np.sqrt(1.0 + means.var(ddof=1) / within)) if within > 0.0 else 1.0
+    run.figures["deviation of the loss, all replicas over one"] = ratio
+    first, last = int(np.argmin(means)), int(np.argmax(means))
+    sure = means[last] - means[first] > SIGMAS * np.hypot(errors[first], errors[last])
+    if ratio < 1.1 or not sure:
+        return None
+    return Finding(
+        "replicas_disagree",
+        f"the mean loss at the base temperature is {means[first]:.3g} in one replica and {means[last]:.3g} in another: they "
+        "are in different places, and their pool is no sample of the posterior.",
+        "more steps, or a tempering whose hot end crosses what lies between: a larger strength; or replicas started alike.",
+        {"ratio": ratio, "lowest": float(means[first]), "highest": float(means[last])},
+    )
+
+
+def streams(run: Run) -> Finding | None:
+    """Has each replica noise of its own?"""
+    if run.state is None:
+        return None
+    keys = np.asarray(jax.random.key_data(jax.tree.leaves(ctld_state(run.state).key)[0]))
+    keys = keys.reshape(-1, keys.shape[-1])
+    distinct = len(np.unique(keys, axis=0))
+    if distinct == len(keys):
+        return None
+    return Finding(
+        "replicas_share_noise",
+        f"{len(keys)} replicas have {distinct} keys: those with one key draw the same noise, and are no independent chains.",
+        "a key for each, at init: jax.vmap(lambda key, params: ctld(..., key=key).init(params))(keys, members), with "
+        "keys = jax.random.split(jax.random.key(0), len(members)).",
+        {"replicas": float(len(keys)), "keys": float(distinct)},
+    )
+
+
+def gradients(run: Run) -> Finding | None:
+    """Is there a leaf that the loss does not see? It diffuses, without a force that would bring it back."""
+    leaves = jax.tree_util.tree_leaves_with_path(run.grads)
+    flat = [jax.tree_util.keystr(path) or "the only one" for path, leaf in leaves if not np.any(as_numbers("grads", leaf))]
+    if not flat:
+        return None
+    named = ", ".join(flat[:5]) + (f" and {len(flat) - 5} more" if len(flat) > 5 else "")
+    return Finding(
+        "leaves_without_gradient",
+        f"{len(flat)} of {len(leaves)} parameter arrays have no gradient: {named}. Noise moves them and no force holds them: "
+        "they drift away; their momentum drives alpha like any other.",
+        "leave them out: optax.partition({'sample': sampler, 'keep': optax.set_to_zero()}, labels), with 'keep' for these.",
+        {"leaves": float(len(flat))},
     )
 
 

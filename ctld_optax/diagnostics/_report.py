@@ -14,6 +14,9 @@ MOST_SKIPPED = 0.01  # more of them skipped, and nothing else is worth a look
 WILD = frozenset({"alpha_outside", "alpha_driven"})
 # A check, and the findings from which its own would follow. The order is that of what follows from what.
 CHECKS: Mapping[Callable[[Run], Finding | str | None], frozenset[str]] = {
+    _checks.streams: frozenset(),
+    _checks.gradients: frozenset(),
+    _checks.after_switch: frozenset(),
     _alpha_checks.confinement: frozenset(),
     _alpha_checks.drive: WILD,
     _alpha_checks.trips: WILD,
@@ -22,6 +25,7 @@ CHECKS: Mapping[Callable[[Run], Finding | str | None], frozenset[str]] = {
     _checks.energy: WILD | {"too_short", "temperature_too_hot"},
     _checks.momenta: WILD | {"too_short", "energy_drifting"},
     _alpha_checks.bias: WILD | {"alpha_stuck", "too_short"},
+    _checks.replicas_agree: WILD | {"too_short", "replicas_share_noise"},
 }
 
 
@@ -62,42 +66,49 @@ def report(
     num_params: int | None = None,
     state: Any = None,
     initial_value: float | None = None,
+    grads: Any = None,
 ) -> Report:
     """Says whether a run is healthy, and if not, what is wrong and which knob to turn.
 
-    =====================  ==========================================================================================
-    finding                when
-    =====================  ==========================================================================================
-    steps_skipped          a value or a gradient was not finite
-    alpha_outside          more than 5 % of the steps beyond the walls
-    alpha_driven           r_alpha^2 above three times its thermal value: hills or energy throw alpha about
-    alpha_stuck            no round trip, or hardly any, where many were due
-    too_short              no round trip, or less than one due: too few steps to say more
-    window_occupation      the share of steps at the base temperature is not near delta / delta_prime
-    kinetic_temperature    the momenta are hotter or colder than the noise makes them, by a quarter
-    temperature_too_hot    the loss does not fall below its start, and the noise alone (d T / 2) is more than that
-    loss_not_falling       the loss does not fall below its start, and the noise is not to blame
-    energy_outliers        more than 1 % of the energies are more than 5 deviations from the mean (the coupling clips)
-    energy_drifting        the energy moves away from its running mean faster than that follows
-    bias_filling           hamiltonian coupling: the bias still moves, so that the window does not yet sample exp(-value/T)
-    =====================  ==========================================================================================
+    =======================  ==========================================================================================
+    finding                  when
+    =======================  ==========================================================================================
+    steps_skipped            a value or a gradient was not finite
+    alpha_outside            more than 5 % of the steps beyond the walls
+    alpha_driven             r_alpha^2 above three times its thermal value: hills or energy throw alpha about
+    alpha_stuck              no round trip, or hardly any, where many were due
+    too_short                no round trip, or less than one due: too few steps to say more
+    window_occupation        the share of steps at the base temperature is not near delta / delta_prime
+    kinetic_temperature      the momenta are hotter or colder than the noise makes them, by a quarter
+    temperature_too_hot      the loss does not fall below its start, and the noise alone (d T / 2) is more than that
+    loss_not_falling         the loss does not fall below its start, and the noise is not to blame
+    energy_outliers          more than 1 % of the energies are more than 5 deviations from the mean (the coupling clips)
+    energy_drifting          the energy moves away from its running mean faster than that follows
+    bias_filling             hamiltonian coupling: the bias still moves, so that the window does not yet sample exp(-value/T)
+    diverged_after_switch    after the hand-over the loss is higher than it ever was while sampling, or not finite
+    replicas_share_noise     two replicas have one key, and so the same noise
+    replicas_disagree        hamiltonian coupling: the replicas' losses differ by more than their scatter
+    leaves_without_gradient  a parameter array's gradient is 0 throughout: it diffuses
+    =======================  ==========================================================================================
 
     A trouble hides those that follow from it: more than 1 % of steps skipped hide all others, an alpha that is outside or
     driven those of momenta, loss and energy.
 
     Args:
       trajectory: snapshots of a run, each step or equally spaced ones (a :class:`~ctld_optax.recorder.Recorder`'s), with time
-        on the last axis and any axes of replicas before it, which are pooled. Steps after the hand-over are left out.
+        on the last axis and any axes of replicas before it, which are pooled. Of steps after the hand-over only the loss
+        is looked at.
       sampler: what `ctld` returned, for its settings; None: the defaults, learning rate and temperature unknown.
       value: the losses given as `value`, same shape as `trajectory.alpha`.
       num_params: d, how many parameters there are (not arrays).
-      state: the state after the run, for the bias; with replicas' axes if the trajectory has them.
+      state: the state after the run, for the bias and the keys; with replicas' axes if the trajectory has them.
       initial_value: the loss before the first step, if the recorded steps begin later.
+      grads: a gradient of the run, for leaves that have none.
 
     Raises:
       ValueError: for an empty trajectory, or a `value` of another shape.
     """
-    run = Run(trajectory, sampler, value, num_params, state, initial_value)
+    run = Run(trajectory, sampler, value, num_params, state, initial_value, grads)
     skipped = _checks.numbers(run)
     findings = [] if skipped is None else [skipped]
     unchecked: list[str] = []

@@ -52,6 +52,7 @@ class Run:
         num_params: int | None,
         state: Any,
         initial_value: float | None,
+        grads: Any,
     ) -> None:
         self.is_known = sampler is not None
         # Made here and not at import, which would start JAX's backend before the user can configure it.
@@ -76,11 +77,13 @@ class Run:
         moved = np.diff(count, prepend=count[0] - 1) > 0
         self.rows = Snapshot(*(rows(array)[:, moved] for array in columns))
         self.value = None if value is None else rows(value)[:, moved]
+        self.value_after = None if value is None else rows(value)[:, np.flatnonzero(moved)[-1] + 1 :]
         self.count = self.rows.count[0]
         self.kernel = sampler.kernel
         self.num_params = num_params
         self.state = state
         self.initial_value = initial_value
+        self.grads = grads
         self.replicas = len(self.rows.alpha)
         self.stride = max(float(self.count[-1] - self.count[0]) / max(self.count.size - 1, 1), 1.0)
         self.steps = self.stride * self.count.size

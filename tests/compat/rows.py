@@ -47,6 +47,10 @@ def ctld_then_adam(learning_rate: Any, temperature: Any, key: Any, sampling_step
     return ctld_optax.phase_switch(sampler, optax.adam(learning_rate), sampling_steps)
 
 
+def accumulated(learning_rate: Any, temperature: Any, key: Any):
+    return ctld_optax.accumulate(ctld_optax.ctld(learning_rate, temperature, key=key), 1)
+
+
 BASE = {"learning_rate": 1e-2, "temperature": 1e-3, "key": 0}
 EXACT = {"coupling": "hamiltonian", "confinement": "force"}
 ADAM_UNDER_STRICT = Refusal(ValueError, "no available implicit dtype promotion path")
@@ -58,6 +62,8 @@ ROWS = (
     Row("ctld, stationary start, no bias", ctld_optax.ctld, BASE | {"initial_momentum": "stationary", "bias": None}),
     Row("ctld, constant temperature (SGHMC)", ctld_optax.ctld, BASE | {"tempering": None}, needs_value=False),
     Row("ctld, in a metric", ctld_optax.ctld, BASE | {"preconditioner": ctld_optax.FixedMetric(2.0)}),
+    Row("ctld, estimated gradient noise", ctld_optax.ctld, BASE | {"gradient_noise": ctld_optax.RunningNoise(0.9)}),
+    Row("accumulate around ctld", accumulated, BASE),
     Row("algorithm1", ctld_optax.algorithm1, BASE | {"momentum": 0.9}, refuses={"learning-rate schedule": ONE_CLOCK}),
     Row("phase_switch onto sgd", ctld_then_sgd, BASE | {"momentum": 0.9, "sampling_steps": 2}),
     Row(

@@ -1,0 +1,103 @@
+"""Every option with every other: each pair of choices of two arguments of `ctld` occurs in some short run."""
+
+import inspect
+import itertools
+from typing import Literal, get_args, get_origin
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import ctld_optax
+from tests.helpers import assert_finite, signature
+
+# Of arguments that are no `Literal`; and how the sampler is run, as one more.
+CHOICES = {
+    "key": (0, jax.random.key(1), jax.random.PRNGKey(2)),
+    "tempering": (ctld_optax.PolynomialTempering(), None),
+    "bias": (ctld_optax.Metadynamics(), ctld_optax.AdaptiveBiasingForce(), None),
+    "momentum_dtype": (None, jnp.float32, jnp.bfloat16),
+    "gradient_noise": (None, 0.01, ctld_optax.RunningNoise(0.9)),
+}
+RUNS = ("eager", "jit", "scan", "vmap", "x64", "bfloat16")
+NUMBERS = {"learning_rate", "temperature", "momentum", "alpha_step_size", "alpha_momentum"}  # no options
+ELSEWHERE = {"param_specs"}  # needs devices: tests/compat/test_devices.py
+
+
+def literals(annotation):
+    """The texts that an annotation allows."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(itertools.chain.from_iterable(literals(part) for part in get_args(annotation)))
+
+
+def options():
+    found = {"run": RUNS} | CHOICES
+    for parameter in inspect.signature(ctld_optax.ctld).parameters.values():
+        if parameter.name not in CHOICES and literals(parameter.annotation):
+            found[parameter.name] = literals(parameter.annotation)
+    return found
+
+
+OPTIONS = options()
+
+
+def covering():
+    """Combinations of choices, by number, until each pair of choices has occurred: each covers as many new pairs as it can."""
+    rng = np.random.default_rng(0)
+    numbers = {name: range(len(choices)) for name, choices in OPTIONS.items()}
+    columns = list(itertools.combinations(numbers, 2))
+    open_pairs = {(a, i, b, j) for a, b in columns for i in numbers[a] for j in numbers[b]}
+    while open_pairs:
+        a, i, b, j = min(open_pairs, key=str)
+        drawn = [{name: int(rng.choice(choices)) for name, choices in numbers.items()} | {a: i, b: j} for _ in range(100)]
+        pairs_of = [{(a, row[a], b, row[b]) for a, b in columns} for row in drawn]
+        best = max(range(len(drawn)), key=lambda k: len(pairs_of[k] & open_pairs))
+        open_pairs -= pairs_of[best]
+        yield drawn[best]
+
+
+ROWS = list(covering())
+
+
+def test_every_option_is_crossed():
+    assert set(inspect.signature(ctld_optax.ctld).parameters) == OPTIONS.keys() - {"run"} | NUMBERS | ELSEWHERE
+    assert {"noise", "coupling", "confinement", "initial_momentum", "integrator"} < OPTIONS.keys()
+
+
+@pytest.mark.parametrize("number", range(len(ROWS)))
+def test_a_few_steps(number):
+    settings = {name: OPTIONS[name][choice] for name, choice in ROWS[number].items()}
+    how = settings.pop("run")
+    with jax.enable_x64(how == "x64"):
+        dtype = {"x64": jnp.float64, "bfloat16": jnp.bfloat16}.get(how, jnp.float32)
+        params = {"w": jnp.linspace(-1.0, 1.0, 6, dtype=dtype).reshape(2, 3), "b": jnp.ones(3, dtype)}
+        tx = ctld_optax.ctld(0.01, 0.1, **settings)
+
+        def step(carry, _):
+            params, state = carry
+            value = 0.5 * sum(jnp.sum(jnp.square(p)) for p in jax.tree.leaves(params))
+            updates, state = tx.update(params, state, params, value=value)
+            return (optax.apply_updates(params, updates), state), None
+
+        start = (params, tx.init(params))
+        before = signature(start)
+        if how == "vmap":
+            start = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start)
+            (end, state), _ = jax.jit(jax.vmap(lambda carry: jax.lax.scan(step, carry, length=4)))(start)
+        elif how == "scan":
+            (end, state), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, length=4))(start)
+        else:
+            made, (end, state) = step if how == "eager" else jax.jit(step), start
+            for _ in range(4):
+                (end, state), _ = made((end, state), None)
+        if how != "vmap":
+            assert signature((end, state)) == before
+        assert_finite((end, state))
+        assert np.all(np.asarray(state.skipped) == 0)
+        for old, new in zip(jax.tree.leaves(params), jax.tree.leaves(end), strict=True):
+            assert np.all(np.asarray(old) != np.asarray(new))
+        if settings["momentum_dtype"] is not None:
+            assert {m.dtype for m in jax.tree.leaves(state.momentum)} == {jnp.dtype(settings["momentum_dtype"])}
