@@ -4,12 +4,12 @@ A chain is a flat vector of parameters with a sampler's state. Nothing here look
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ctld_optax._dynamics.langevin import CTLDState, LangevinTransformation
+from ctld_optax._dynamics.langevin import CTLDState, Langevin
 from ctld_optax._dynamics.preconditioner import Coordinates
 
 # A step with a larger energy error, in units of k_B T, is not taken: it has left the region where the step size makes sense.
@@ -63,7 +63,7 @@ class Trace(NamedTuple):
 
     Attributes:
       position, grad: shape (steps, d).
-      energy: of the whole target at full weight, shape (steps,).
+      heated, energy: of the part that tempering divides, and of the whole target at full weight, shape (steps,).
       alpha, beta, kinetic_energy: of the sampler, shape (steps,).
       error: of the energy, by the trapezoid rule along the step: 0 where the target is harmonic, whatever the step.
       diverging: whether the step was not taken.
@@ -71,6 +71,7 @@ class Trace(NamedTuple):
 
     position: jax.Array
     grad: jax.Array
+    heated: jax.Array
     energy: jax.Array
     alpha: jax.Array
     beta: jax.Array
@@ -99,28 +100,34 @@ def place(target: Target, position: jax.Array) -> Place:
     return Place(position, heated, kept, heated_grad, kept_grad)
 
 
-def begin(
-    target: Target, sampler: LangevinTransformation, coordinates: Coordinates, position: jax.Array, key: jax.Array
-) -> Chain:
+def begin(target: Target, kernel: Langevin, coordinates: Coordinates, position: jax.Array, key: jax.Array) -> Chain:
     """A chain with thermal momentum."""
     key, momentum_key = jax.random.split(key)
-    state = sampler.init(position)._replace(coordinates=coordinates, key=key)
+    state = kernel.init(position)._replace(coordinates=coordinates, key=key)
     return Chain(place(target, position), refreshed(state, momentum_key), jnp.ones((), position.dtype))
 
 
 def refreshed(state: CTLDState, key: jax.Array) -> CTLDState:
     """With a momentum drawn anew at the temperature of the last noise; in a metric it is N(0, T / learning_rate)."""
     scale = jnp.sqrt(1.0 / (state.learning_rate * state.beta))
-    return state._replace(momentum=scale * jax.random.normal(key, state.momentum.shape, state.momentum.dtype))
+    momentum = jnp.asarray(state.momentum)
+    return state._replace(momentum=scale * jax.random.normal(key, momentum.shape, momentum.dtype))
 
 
-def walk(target: Target, sampler: LangevinTransformation, chain: Chain, num_steps: int, clip: jax.Array) -> tuple[Chain, Trace]:
+def walk(target: Target, kernel: Langevin, chain: Chain, num_steps: int, clip: Any, offset: Any) -> tuple[Chain, Trace]:
     """Steps of one chain.
 
     A step to where energy or gradient is not finite, or one that makes an energy error of more than `DIVERGENCE`, is not taken:
     the chain stays, with a fresh momentum, and makes shorter steps until it is out of there.
 
-    `clip` is the largest norm of a gradient in the sampler's coordinates, in units of sqrt(d); infinite for samples.
+    Args:
+      target: what is sampled.
+      kernel: the sampler.
+      chain: where from.
+      num_steps: how many.
+      clip: the largest norm of a gradient in the sampler's coordinates, in units of sqrt(d); infinite for samples.
+      offset: taken off the heated energy before alpha sees it, which changes the share of each alpha and nothing else: with
+        the energy of a cold chain the bias has little to learn where the run begins.
     """
 
     def step(chain: Chain, _: None) -> tuple[Chain, Trace]:
@@ -128,20 +135,21 @@ def walk(target: Target, sampler: LangevinTransformation, chain: Chain, num_step
         energy, grad = here.at(state.beta)
         norm = jnp.linalg.norm(state.coordinates.inward(grad))
         shortened = grad * jnp.minimum(1.0, clip * jnp.sqrt(grad.size) / norm)
-        updates, after = sampler.update(shortened, state, here.position, value=here.heated)
-        updates = reach * updates
+        updates, after = kernel.update(shortened, state, here.position, value=here.heated - offset)
+        updates = reach * jnp.asarray(updates)
         there = place(target, here.position + updates)
         new_energy, new_grad = there.at(state.beta)
         error = state.beta * (new_energy - energy - 0.5 * jnp.sum((grad + new_grad) * updates))
         is_good = jnp.isfinite(new_energy) & jnp.all(jnp.isfinite(new_grad)) & (jnp.abs(error) < DIVERGENCE)
         there = jax.tree.map(lambda new, old: jnp.where(is_good, new, old), there, here)
         fresh = refreshed(after, jax.random.fold_in(after.key, 0))
-        after = after._replace(momentum=jnp.where(is_good, after.momentum, fresh.momentum))
+        after = jax.tree.map(lambda kept, new: jnp.where(is_good, kept, new), after, fresh)
         reach = jnp.where(is_good, jnp.minimum(1.0, 2.0 * reach), SHORTER * reach)
         seen = Trace(
             # Alpha has moved by the energy of the place that the step was made from.
             position=here.position,
             grad=here.heated_grad + here.kept_grad,
+            heated=here.heated,
             energy=here.heated + here.kept,
             alpha=after.alpha,
             beta=after.beta,

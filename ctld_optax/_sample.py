@@ -15,13 +15,18 @@ from ctld_optax._chains import Chain, Target, Trace, begin, walk
 from ctld_optax._checked import checked
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
 from ctld_optax._dynamics.alpha import Bias
-from ctld_optax._dynamics.langevin import LangevinTransformation
+from ctld_optax._dynamics.langevin import Langevin
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._presets import posterior_sampler
 from ctld_optax._validate import as_key, check_count, check_params, check_range
 
+BIAS_WARMUP = 4  # times as many steps as those that find the metric, for the bias to fill
+ENDLESS = 1e12  # a parameter beyond this is on its way to infinity
+NO_BOTTOM = (
+    "It is the *negative* log density: pass a log density as logdensity_fn=. A flat prior on what the data do not hold has no "
+    "bottom either."
+)
 WINDOW = 250  # steps between two metrics, and in one compiled call
-ENDLESS = 1e12  # an energy below minus this, or a parameter beyond it, has found no bottom
 
 
 @checked()
@@ -41,7 +46,7 @@ def sample(
     momentum: float = 0.8,
     tempering: PolynomialTempering | None = None,
     bias: Bias | None = AdaptiveBiasingForce(),
-    alpha_step_size: float = 0.05,
+    alpha_step_size: float | None = None,
     progress: bool = False,
 ) -> Any:
     r"""Samples of :math:`\exp(-\text{loss\_fn}(\theta))`, without a number to set.
@@ -75,8 +80,8 @@ def sample(
       prior_fn: `prior_fn(params)`, the negative log density of the prior, which tempering leaves alone.
       constrain: `constrain(params)`, what is kept of a sample, such as parameters in their natural bounds. A pytree.
       num_chains: >= 1.
-      num_warmup: steps of a chain before the metric stands, >= 250, beside the search for a mode. As many again, not kept,
-        fill the bias if there is `tempering`.
+      num_warmup: steps of a chain before the metric stands, >= 250, beside the search for a mode. Four times as many again,
+        not kept, fill the bias if there is `tempering`.
       num_samples: samples of a chain, >= 1. With `tempering` fewer come back, those in the window: about a third.
       thin: steps, and gradients, a sample costs.
       learning_rate: in units in which the target is round, of which 2 (1 + momentum) is the limit of stability. The warm-up
@@ -84,7 +89,7 @@ def sample(
       momentum: mu in [0, 1).
       tempering: how hot; None: not at all.
       bias: of alpha.
-      alpha_step_size: of alpha.
+      alpha_step_size: of alpha; None: 0.2 / sqrt(d), but at most 0.1.
       progress: whether to show a bar (needs `rich`).
 
     Returns:
@@ -115,32 +120,37 @@ def sample(
     target = Target(OnFlat(heated, to_params), nothing if prior_fn is None else OnFlat(prior_fn, to_params))
     _check_energy(target, flat[0])
 
+    size = flat.shape[1]
+    alpha_step_size = min(0.1, 0.2 / math.sqrt(size)) if alpha_step_size is None else alpha_step_size
     cold = Sampler(momentum, None, None, alpha_step_size)
     num_windows = math.ceil(num_warmup / WINDOW)
-    num_heated = num_windows if tempering is not None else 0
+    num_heated = BIAS_WARMUP * num_windows if tempering is not None else 0
     num_calls = math.ceil(num_samples * thin / WINDOW)
     calls = _bar(num_windows + num_heated + num_calls, progress)
 
     found = warmup.find(target, flat, jnp.asarray(learning_rate, flat.dtype), descent_key)
-    _check_bottom(found)
-    metric, change = found.metric, jnp.inf
-    positions = found.positions
+    _check_start(found)
+    metric, change, offset = found.metric, jnp.inf, 0.0
+    positions, energies = found.positions, [float(jnp.mean(found.energies))]
     for window in range(num_windows):
         next(calls)
         chains = start(target, cold, metric, positions, jax.random.fold_in(begin_key, window))
         chains, trace = steps(target, cold, metric.learning_rate, chains, warmup.CLIP)
         positions = chains.place.position
+        energies.append(float(jnp.mean(trace.energy)))
+        offset = jnp.mean(trace.heated + trace.kinetic_energy)
         metric, change = warmup.refined(metric, trace, jnp.asarray(learning_rate, flat.dtype))
 
+    _check_bottom(energies, size)
     sampler = cold if tempering is None else Sampler(momentum, tempering, bias, alpha_step_size)
     chains = start(target, sampler, metric, positions, heat_key)
     for _ in range(num_heated):
         next(calls)
-        chains, _ = steps(target, sampler, metric.learning_rate, chains, math.inf)
+        chains, _ = steps(target, sampler, metric.learning_rate, chains, offset=offset)
     kept: list[Trace] = []
     for call in range(num_calls):
         next(calls)
-        chains, trace = steps(target, sampler, metric.learning_rate, chains, math.inf)
+        chains, trace = steps(target, sampler, metric.learning_rate, chains, offset=offset)
         first = -call * WINDOW % thin
         kept.append(jax.tree.map(lambda x, first=first: np.asarray(x[:, first::thin]), trace._replace(grad=())))
     next(calls, None)
@@ -176,8 +186,8 @@ class Sampler(NamedTuple):
     bias: Bias | None
     alpha_step_size: float
 
-    def at(self, learning_rate: jax.Array) -> LangevinTransformation:
-        return posterior_sampler(learning_rate, 1.0, key=0, **self._asdict())
+    def at(self, learning_rate: jax.Array) -> Langevin:
+        return posterior_sampler(learning_rate, 1.0, key=0, **self._asdict()).kernel
 
 
 @functools.partial(jax.jit, static_argnames=("target", "sampler"))
@@ -189,9 +199,11 @@ def start(target: Target, sampler: Sampler, metric: warmup.Metric, positions: ja
 
 
 @functools.partial(jax.jit, static_argnames=("target", "sampler"))
-def steps(target: Target, sampler: Sampler, learning_rate: jax.Array, chains: Chain, clip: Any) -> tuple[Chain, Trace]:
+def steps(
+    target: Target, sampler: Sampler, learning_rate: jax.Array, chains: Chain, clip: Any = math.inf, offset: Any = 0.0
+) -> tuple[Chain, Trace]:
     """A window of all chains; the trace has leading axes (chains, steps)."""
-    return jax.vmap(lambda chain: walk(target, sampler.at(learning_rate), chain, WINDOW, clip))(chains)
+    return jax.vmap(lambda chain: walk(target, sampler.at(learning_rate), chain, WINDOW, clip, offset))(chains)
 
 
 # Functions that are equal if what they are made of is: a second call of `sample` then compiles nothing.
@@ -265,17 +277,26 @@ def _check_energy(target: Target, position: jax.Array) -> None:
             raise ValueError(f"{name} must give a scalar, the negative log density, got shape {shape}. Sum over the data.")
 
 
-def _check_bottom(found: warmup.Found) -> None:
-    lowest, farthest = float(jnp.min(found.energies)), float(jnp.max(jnp.abs(found.positions)))
-    if not math.isfinite(lowest) or not math.isfinite(farthest):
+def _check_start(found: warmup.Found) -> None:
+    lowest = float(jnp.min(found.energies))
+    if not math.isfinite(lowest) or not bool(jnp.all(jnp.isfinite(found.positions))):
         raise ValueError(
             f"loss_fn must be finite where the chains begin or end their search for a mode, got {lowest}. "
             "Give initial a place where it is, or a function of the key that does."
         )
-    if lowest < -ENDLESS or farthest > ENDLESS:
+    if float(jnp.max(jnp.abs(found.positions))) > ENDLESS:
         raise ValueError(
-            f"loss_fn must have a lowest value, but the search came to {lowest:.3g} and goes on. It is the *negative* log "
-            "density: pass a log density as logdensity_fn=. A flat prior on what the data do not hold has no bottom either."
+            f"loss_fn must have a lowest value, but the search for it came to {lowest:.4g} and far away. {NO_BOTTOM}"
+        )
+
+
+def _check_bottom(energies: list[float], size: int) -> None:
+    """A warm-up that is over stands on its level; the energy of one that finds no bottom goes on falling."""
+    before, last = energies[-2:]
+    if last < before - 10.0 - size:
+        raise ValueError(
+            f"loss_fn must have a lowest value, but at the end of the warm-up it still falls, from {before:.4g} to {last:.4g}. "
+            f"{NO_BOTTOM} If neither is so, take more num_warmup."
         )
 
 
@@ -291,7 +312,7 @@ def _cold(run: Trace, tempering: PolynomialTempering) -> Trace:
     return jax.tree.map(lambda x: np.stack([row[mask][:fewest] for row, mask in zip(x, is_cold, strict=True)]), run)
 
 
-def _values(positions: np.ndarray, to_params: Unflat, constrain: Callable[[Any], Any] | None) -> dict[str, np.ndarray]:
+def _values(positions: Any, to_params: Unflat, constrain: Callable[[Any], Any] | None) -> dict[str, np.ndarray]:
     """Variables by their paths, with leading axes (chains, samples)."""
     natural = to_params if constrain is None else lambda x: constrain(to_params(x))
     values = jax.jit(jax.vmap(jax.vmap(natural)))(jnp.asarray(positions))

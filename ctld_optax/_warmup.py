@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import optax
 
 from ctld_optax._chains import Target, Trace
-from ctld_optax._dynamics.preconditioner import Coordinates, Dense, Diagonal, absolute
+from ctld_optax._dynamics.preconditioner import Dense, Diagonal, absolute
 
 DESCENT = 200  # iterations of L-BFGS at most
 NEGLIGIBLE = 1e-6
@@ -41,7 +41,7 @@ FLOOR = 1e-12  # the smallest curvature, in units of the largest
 class Metric(NamedTuple):
     """What the warm-up has found: coordinates and a learning rate."""
 
-    coordinates: Coordinates
+    coordinates: Dense | Diagonal
     learning_rate: jax.Array
 
 
@@ -112,7 +112,7 @@ def refined(metric: Metric, window: Trace, learning_rate: jax.Array) -> tuple[Me
         blend = lambda x: (1.0 - share) * (x.T @ x) / count + share * jnp.eye(size, dtype=x.dtype)
         change = _geometric_mean(blend(outside), blend(inside))
         values = jnp.linalg.eigvalsh(change)
-        coordinates: Coordinates = Dense(factor @ _coordinates_of(absolute(change, FLOOR)).factor)
+        coordinates: Dense | Diagonal = Dense(factor @ _coordinates_of(absolute(change, FLOOR)).factor)
     else:
         scale = metric.coordinates.scale
         blend = lambda x: (1.0 - share) * jnp.mean(jnp.square(x), axis=0) + share
@@ -136,11 +136,11 @@ def _geometric_mean(grads: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 def _coordinates_of(mass: jax.Array) -> Any:
-    """S with S S^T = mass^-1."""
+    """S with S S^T = mass^-1: the symmetric one, which equal curvatures leave no choice of axes."""
     if mass.ndim == 1:
         return Diagonal(jax.lax.rsqrt(mass))
     values, vectors = jnp.linalg.eigh(mass)
-    return Dense(vectors / jnp.sqrt(values))
+    return Dense((vectors / jnp.sqrt(values)) @ vectors.T)
 
 
 PROBES = 64
@@ -153,7 +153,8 @@ def _secant_curvature(target: Target, position: jax.Array, key: jax.Array) -> ja
     grad = jax.grad(target.total)
     changes = jax.vmap(lambda step: grad(position + step) - grad(position))(steps)
     rows = jnp.sqrt(jnp.mean(jnp.square(changes), axis=0) / jnp.mean(jnp.square(steps), axis=0))
-    return jnp.maximum(rows, FLOOR * jnp.max(rows))
+    largest = jnp.where(jnp.max(rows) > 0.0, jnp.max(rows), 1.0)
+    return jnp.maximum(rows, FLOOR * largest)
 
 
 def _descend(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -161,7 +162,7 @@ def _descend(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.A
     scale = jax.lax.rsqrt(_secant_curvature(target, position, key))
     energy = lambda z: target.total(scale * z)
     search = optax.scale_by_zoom_linesearch(max_linesearch_steps=15, initial_guess_strategy="one")
-    optimizer = optax.lbfgs(linesearch=search)
+    optimizer: Any = optax.lbfgs(linesearch=search)
     value_and_grad = optax.value_and_grad_from_state(energy)
 
     def goes_on(carry: Any) -> jax.Array:
@@ -173,7 +174,7 @@ def _descend(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.A
         value, grad = value_and_grad(z, state=state)
         updates, state = optimizer.update(grad, state, z, value=value, grad=grad, value_fn=energy)
         reached = state[-1].value
-        moved = optax.apply_updates(z, updates)
+        moved = z + updates
         is_good = jnp.all(jnp.isfinite(moved)) & jnp.isfinite(reached)
         count = count + state[-1].info.num_linesearch_steps
         return jnp.where(is_good, moved, z), state, iteration + 1, count, (value - reached < 1e-3) | ~is_good

@@ -22,7 +22,7 @@ from ctld_optax._dynamics.alpha import AlphaHalf, AlphaState
 from ctld_optax._dynamics.coupling import EnergyStatistics
 from ctld_optax._dynamics.integrators import Integrator
 from ctld_optax._dynamics.minibatch import GradientNoise, remaining
-from ctld_optax._dynamics.preconditioner import Coordinates, Preconditioner
+from ctld_optax._dynamics.preconditioner import Preconditioner
 from ctld_optax._validate import check_params, check_scalar_value, check_update
 
 MISSING_VALUE = """ctld needs the loss at every step: the energy drives the temperature. Pass it as `value`:
@@ -81,7 +81,7 @@ class CTLDState(NamedTuple):
     noise_variance: jax.Array
     noise_words: jax.Array
     alpha_rest: jax.Array
-    coordinates: Coordinates
+    coordinates: Any
 
 
 @dataclasses.dataclass(frozen=True)

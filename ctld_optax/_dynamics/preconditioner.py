@@ -187,7 +187,8 @@ def absolute(matrix: jax.Array, floor: float) -> jax.Array:
     """A symmetric matrix with its eigenvalues made positive, and at least `floor` times the largest."""
     values, vectors = jnp.linalg.eigh(matrix)
     values = jnp.abs(values)
-    return (vectors * jnp.maximum(values, floor * jnp.max(values))) @ vectors.T
+    largest = jnp.where(jnp.max(values) > 0.0, jnp.max(values), 1.0)  # a plain has no scale
+    return (vectors * jnp.maximum(values, floor * largest)) @ vectors.T
 
 
 def _inverse_factor(mass: jax.Array) -> jax.Array:

@@ -1,0 +1,165 @@
+"""Posterior samples by one call: what comes in, what goes out, and what is told. The laws are in tests/laws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ctld_optax
+from ctld_optax.posterior import sample
+
+SHORT = {"num_chains": 2, "num_warmup": 250, "num_samples": 100}
+START = {"x": jnp.zeros(()), "w": jnp.ones((2, 3))}
+
+
+def loss(params):
+    return 0.5 * ((params["x"] - 1.0) / 3.0) ** 2 + 0.5 * jnp.sum(jnp.square(params["w"] - params["x"]))
+
+
+def test_variables_have_the_names_and_the_shapes_of_params():
+    data = sample(loss, START, 0, **SHORT)
+    assert {name: value.shape for name, value in data.posterior.items()} == {"x": (2, 100), "w": (2, 100, 2, 3)}
+    assert all(data.sample_stats[name].shape == (2, 100) for name in ("lp", "energy", "energy_error", "diverging"))
+    lp = -jax.vmap(jax.vmap(loss))({name: jnp.asarray(data.posterior[name].values) for name in START})
+    np.testing.assert_allclose(data.sample_stats.lp, lp, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_counted_as_they_are_taken():
+    """The count of the windows, by a call from inside the gradient; the warm-up has the descent on top."""
+    taken = []
+
+    @jax.custom_jvp
+    def counted(x):
+        return 0.5 * jnp.sum(x * x)
+
+    @counted.defjvp
+    def _(primals, tangents):
+        jax.debug.callback(lambda _: taken.append(1), primals[0][0])
+        return counted(*primals), primals[0] @ tangents[0]
+
+    data = sample(counted, jnp.ones(2), 0, **SHORT)
+    jax.effects_barrier()
+    attrs = data.sample_stats.attrs
+    # 100 samples of 5 steps and 250 of the warm-up, of each chain; and a gradient wherever a window begins.
+    windows = 2 * (500 + 250)
+    assert attrs["gradients"] == 2 * 500
+    descent = attrs["warmup_gradients"] - 2 * 250
+    assert 2 * 65 <= descent < 2 * 100
+    assert windows + 2 * 65 <= len(taken) < windows + 2 * 100 + 50
+
+
+def test_a_log_density_is_the_same_with_the_other_sign():
+    one, other = sample(loss, START, 3, **SHORT), sample(None, START, 3, logdensity_fn=lambda p: -loss(p), **SHORT)
+    np.testing.assert_allclose(one.posterior["x"], other.posterior["x"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_prior_and_a_likelihood_are_their_sum():
+    start = jax.tree.map(lambda x: x.astype(jnp.float64), START)
+    whole = sample(loss, start, 3, **SHORT)
+    parts = sample(lambda p: loss(p) - 0.1 * p["x"] ** 2, start, 3, prior_fn=lambda p: 0.1 * p["x"] ** 2, **SHORT)
+    np.testing.assert_allclose(whole.posterior["x"], parts.posterior["x"], rtol=1e-6, atol=1e-6)
+
+
+def test_constrain_says_what_is_kept():
+    data = sample(loss, START, 0, constrain=lambda p: {"scale": jnp.exp(p["x"])}, **SHORT)
+    assert set(data.posterior) == {"scale"}
+    assert np.all(data.posterior.scale > 0.0)
+
+
+def test_the_same_key_gives_the_same_samples_and_another_one_others():
+    first, again, other = (sample(loss, START, key, **SHORT).posterior.x.values for key in (0, jax.random.key(0), 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.all(first[:, -1] != other[:, -1])
+    assert first[0, -1] != first[1, -1]
+
+
+def test_a_second_call_compiles_nothing():
+    traced = []
+
+    def counted(x):
+        traced.append(1)
+        return 0.5 * jnp.sum(x * x)
+
+    sample(counted, jnp.ones(2), 0, **SHORT)
+    so_far = len(traced)
+    sample(counted, jnp.ones(2), 1, **SHORT)
+    assert len(traced) == so_far
+
+
+def test_each_chain_begins_where_initial_puts_it():
+    """Two modes far apart, of equal weight: each chain finds its own and stays; of unequal weight, both begin in the better."""
+
+    def modes(weight):
+        return lambda x: -jnp.logaddexp(-0.5 * jnp.sum((x - 40.0) ** 2), jnp.log(weight) - 0.5 * jnp.sum((x + 40.0) ** 2))
+
+    places = lambda: iter([jnp.full(2, 30.0), jnp.full(2, -30.0)])
+    begin = places()
+    equal = sample(modes(1.0), lambda _: next(begin), 0, **SHORT)
+    assert np.sign(equal.posterior.x.values.mean(axis=(1, 2))).tolist() == [1.0, -1.0]
+    assert equal.sample_stats.attrs["left_modes"] == 0
+    begin = places()
+    unequal = sample(modes(1e-9), lambda _: next(begin), 0, **SHORT)
+    assert np.sign(unequal.posterior.x.values.mean(axis=(1, 2))).tolist() == [1.0, 1.0]
+    assert unequal.sample_stats.attrs["left_modes"] == 1
+
+
+def test_many_dimensions_have_a_diagonal_metric():
+    scales = jnp.geomspace(1e-3, 1e3, 300)
+    data = sample(lambda x: 0.5 * jnp.sum(jnp.square(x / scales)), jnp.zeros(300), 0, num_samples=400)
+    np.testing.assert_allclose(np.std(data.posterior.x.values, axis=(0, 1)) / scales, 1.0, atol=0.25)
+
+
+def test_beyond_an_edge_there_is_no_sample_and_the_chain_goes_on():
+    """A density that ends: steps over the edge are not taken and told, and the samples reach up to it."""
+
+    def edge(x):
+        return jnp.where(x[0] < 1.0, 0.5 * x[0] ** 2, jnp.inf)
+
+    data = sample(edge, jnp.zeros(1), 0, num_samples=1_000)
+    x = data.posterior.x.values
+    assert np.all(np.isfinite(x))
+    assert 0.9 < x.max() < 1.0
+    assert np.any(data.sample_stats.diverging)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((lambda x: -0.5 * jnp.sum(x * x), jnp.ones(2), 0), ValueError, r"pass a log density as logdensity_fn="),
+        ((jnp.sum, jnp.ones(2), 0), ValueError, "must have a lowest value"),
+        ((lambda x: jnp.nan * jnp.sum(x), jnp.ones(2), 0), ValueError, "loss_fn must be finite"),
+        ((lambda x: x, jnp.ones(2), 0), ValueError, "loss_fn must give a scalar"),
+        ((None, jnp.ones(2), 0), TypeError, "loss_fn must be given"),
+        ((lambda x: jnp.sum(x * x), jnp.ones(2, int), 0), TypeError, "real floating-point dtype"),
+        ((lambda x: jnp.sum(x * x), {}, 0), ValueError, "initial must hold"),
+        ((lambda x: jnp.sum(x * x), jnp.ones(2), "key"), TypeError, "key must be"),
+    ],
+)
+def test_what_cannot_be_sampled_is_told(arguments, error, words):
+    with pytest.raises(error, match=words):
+        sample(*arguments, **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ({"num_chains": 0}, ValueError),
+        ({"num_warmup": 100}, ValueError),
+        ({"num_samples": 1.5}, TypeError),
+        ({"thin": 0}, ValueError),
+        ({"learning_rate": 0.0}, ValueError),
+        ({"momentum": 1.0}, ValueError),
+        ({"tempering": 0.85}, TypeError),
+        ({"prior_fn": 1.0}, TypeError),
+    ],
+)
+def test_an_option_out_of_range_is_named(option, error):
+    with pytest.raises(error, match=next(iter(option))):
+        sample(loss, START, 0, **{**SHORT, **option})
+
+
+def test_a_run_that_never_cools_says_so():
+    hot = ctld_optax.PolynomialTempering(delta=1e-6, strength=0.9)
+    with pytest.raises(ValueError, match="tempering must let every chain cool down"):
+        sample(loss, START, 0, tempering=hot, **SHORT)
