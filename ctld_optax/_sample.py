@@ -82,7 +82,7 @@ def sample(
       num_chains: >= 1.
       num_warmup: steps of a chain before the metric stands, >= 250, beside the search for a mode. Four times as many again,
         not kept, fill the bias if there is `tempering`.
-      num_samples: samples of a chain, >= 1. With `tempering` fewer come back, those in the window: about a third.
+      num_samples: samples of a chain, >= 1. With `tempering` fewer come back, those in the window: about a quarter.
       thin: steps, and gradients, a sample costs.
       learning_rate: in units in which the target is round, of which 2 (1 + momentum) is the limit of stability. The warm-up
         lowers it where steps make an energy error of more than 0.1 k_B T per sqrt(d).
@@ -131,7 +131,7 @@ def sample(
     found = warmup.find(target, flat, jnp.asarray(learning_rate, flat.dtype), descent_key)
     _check_start(found)
     metric, change, offset = found.metric, jnp.inf, 0.0
-    positions, energies = found.positions, [float(jnp.mean(found.energies))]
+    positions, energies = found.positions, [float(jnp.max(found.energies[found.kept]))]
     for window in range(num_windows):
         next(calls)
         chains = start(target, cold, metric, positions, jax.random.fold_in(begin_key, window))
@@ -278,7 +278,7 @@ def _check_energy(target: Target, position: jax.Array) -> None:
 
 
 def _check_start(found: warmup.Found) -> None:
-    lowest = float(jnp.min(found.energies))
+    lowest = float(jnp.min(jnp.where(jnp.isfinite(found.energies), found.energies, jnp.inf)))
     if not math.isfinite(lowest) or not bool(jnp.all(jnp.isfinite(found.positions))):
         raise ValueError(
             f"loss_fn must be finite where the chains begin or end their search for a mode, got {lowest}. "

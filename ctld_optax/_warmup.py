@@ -80,7 +80,8 @@ def find(target: Target, positions: jax.Array, learning_rate: jax.Array, key: ja
         gradients += PROBES
 
     energies = energy(modes)
-    masses = jnp.where(jnp.isfinite(energies), -energies - 0.5 * log_determinants, -jnp.inf)
+    masses = -energies - 0.5 * log_determinants
+    masses = jnp.where(jnp.isfinite(masses), masses, -jnp.inf)  # a search that ended nowhere, or where there is no curvature
     best = jnp.argmax(masses)
     kept = masses > masses[best] + jnp.log(NEGLIGIBLE)
     modes, curvatures = (jnp.where(_column(kept, x), x, x[best]) for x in (modes, curvatures))
@@ -97,12 +98,12 @@ def find(target: Target, positions: jax.Array, learning_rate: jax.Array, key: ja
 
 
 @jax.jit
-def refined(metric: Metric, window: Trace, learning_rate: jax.Array) -> tuple[Metric, jax.Array]:
+def refined(metric: Metric, window: Trace, largest_rate: jax.Array) -> tuple[Metric, jax.Array]:
     """The metric that a window of all chains gives (4 and 5), and the largest factor by which it changed, in any direction."""
     positions, grads = (_about_their_means(x) for x in (window.position, window.grad))
     count, size = positions.shape
     error = jnp.sqrt(jnp.mean(jnp.square(window.error)) / size)
-    learning_rate = learning_rate * jnp.minimum(1.0, (ERROR / jnp.maximum(error, 1e-30)) ** (2.0 / 3.0))
+    wanted = metric.learning_rate * (ERROR / jnp.maximum(error, 1e-30)) ** (2.0 / 3.0)
     # Of about ten steps each, a tenth of what they cannot tell is taken from the last metric, in whose units all this is.
     share = 0.1 * size / (count / 10.0 + size)
     if isinstance(metric.coordinates, Dense):
@@ -118,7 +119,7 @@ def refined(metric: Metric, window: Trace, learning_rate: jax.Array) -> tuple[Me
         blend = lambda x: (1.0 - share) * jnp.mean(jnp.square(x), axis=0) + share
         values = jnp.sqrt(blend(grads * scale) / blend(positions / scale))
         coordinates = Diagonal(scale / jnp.sqrt(values))
-    return Metric(coordinates, learning_rate), jnp.max(jnp.maximum(values, 1.0 / values))
+    return Metric(coordinates, jnp.minimum(wanted, largest_rate)), jnp.max(jnp.maximum(values, 1.0 / values))
 
 
 def _about_their_means(series: jax.Array) -> jax.Array:

@@ -163,3 +163,29 @@ def test_a_run_that_never_cools_says_so():
     hot = ctld_optax.PolynomialTempering(delta=1e-6, strength=0.9)
     with pytest.raises(ValueError, match="tempering must let every chain cool down"):
         sample(loss, START, 0, tempering=hot, **SHORT)
+
+
+def test_a_chain_that_ends_nowhere_is_left_for_a_good_one():
+    """One of three begins where the curvature overflows: it goes where the others are."""
+
+    def overflows(x):
+        return jnp.sum(jnp.where(x > 50.0, 1e30 * (x - 50.0) ** 4 + jnp.sqrt(jnp.abs(x - 60.0)), 0.5 * x**2))
+
+    begin = iter([jnp.zeros(2), jnp.full(2, 60.0), jnp.ones(2)])
+    data = sample(overflows, lambda _: next(begin), 0, **{**SHORT, "num_chains": 3})
+    assert np.all(np.abs(data.posterior.x.values) < 10.0)
+    assert data.sample_stats.attrs["left_modes"] == 1
+
+
+def test_the_learning_rate_falls_until_a_step_makes_a_small_error_and_stays_there():
+    """A narrow, bent valley, at a rate that is too large for it: the error of the samples' steps is what is asked for."""
+
+    def banana(x):
+        return 0.5 * x[0] ** 2 + 5.0 * (x[1] - x[0] ** 2) ** 2
+
+    data = sample(banana, jnp.zeros(2), 0, learning_rate=0.4)
+    rate = data.sample_stats.attrs["learning_rate"]
+    error = np.sqrt(np.mean(np.square(data.sample_stats.energy_error.values)) / 2)
+    print(rate, error)
+    assert rate < 0.3
+    assert error < 0.3
