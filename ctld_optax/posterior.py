@@ -28,8 +28,10 @@ from ctld_optax._checked import check_fields, checked
 from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.integrators import INTEGRATORS, IntegratorName
 from ctld_optax._dynamics.tempering import PolynomialTempering
-from ctld_optax._sample import sample as sample  # noqa: PLC0414  (the door)
+from ctld_optax._sample import sample
 from ctld_optax._validate import as_key, check_arrays, check_count, check_range
+
+__all__ = ["Reservoir", "ReservoirState", "in_window", "log_weights", "log_weights_of_step", "predict", "sample"]
 
 
 @checked()

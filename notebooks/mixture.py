@@ -14,7 +14,8 @@
 #
 # Twenty-five Gaussians on a grid, started in one corner. Between neighbours lies a barrier of 12 temperatures: a sampler at a
 # constant temperature has to wait for a fluctuation of that size. One whose temperature moves by itself crosses while it is
-# hot, and keeps what it sees while it is at the right temperature. Both are `ctld`: with `tempering=None` it is SGHMC.
+# hot, and keeps what it sees while it is at the right temperature. Both are `posterior_sampler`: with `tempering=None` it is
+# SGHMC.
 
 # %%
 import jax
@@ -23,7 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import ctld_optax
-from ctld_optax import AdaptiveBiasingForce, diagnostics, plotting, posterior
+from ctld_optax import diagnostics, plotting, posterior
 
 plt.rcParams.update(plotting.STYLE)
 
@@ -39,21 +40,19 @@ def energy(x):
 # %% [markdown]
 # ## The two samplers
 #
-# The same learning rate, momentum and base temperature. For samples, rather than an optimum, CTLD gets the exact coupling and
-# the adaptive biasing force. Twelve chains each, side by side under `vmap`; every tenth step is kept.
+# The same learning rate, momentum and base temperature. `posterior_sampler` is `ctld` with the settings for samples rather than
+# an optimum: the exact coupling and the adaptive biasing force. Twelve chains each, side by side under `vmap`; every tenth
+# step is kept.
 
 # %%
 learning_rate, momentum, temperature = 0.1 * spread**2, 0.8, 1.0
-settings = {
-    "SGHMC": {"tempering": None},
-    "CTLD": {"coupling": "hamiltonian", "bias": AdaptiveBiasingForce(), "alpha_step_size": 0.05},
-}
+settings = {"SGHMC": {"tempering": None}, "CTLD": {}}
 thin, steps, chains = 10, 100_000, 12
 start = jnp.asarray(centres[0], jnp.float32)
 
 
 def chain(options, key):
-    sampler = ctld_optax.ctld(learning_rate, temperature, momentum, key=key, **options)
+    sampler = ctld_optax.posterior_sampler(learning_rate, temperature, momentum, key=key, **options)
 
     def step(carry, _):
         x, state, _, _ = carry
@@ -154,8 +153,23 @@ plt.show()
 
 # %%
 x, values, trajectory, state = runs["CTLD"]
-sampler = ctld_optax.ctld(learning_rate, temperature, momentum, key=0, **settings["CTLD"])
+sampler = ctld_optax.posterior_sampler(learning_rate, temperature, momentum, key=0)
 print(diagnostics.report(trajectory, sampler, value=values, num_params=2, state=state))
+
+# %% [markdown]
+# ## The same in one call
+#
+# `posterior.sample` makes the loop, finds the step by itself, and gives back the cold steps only. All chains begin at the start
+# of above.
+
+# %%
+tempering = ctld_optax.PolynomialTempering()
+data = posterior.sample(energy, start, key=0, num_chains=chains, num_samples=steps // 5, tempering=tempering)
+samples = data.posterior["x"].to_numpy()
+mode = np.argmin(np.square(samples[..., None, :] - centres).sum(axis=-1), axis=-1)
+found = [len(np.unique(of_chain)) for of_chain in mode]
+variation = 0.5 * np.abs(np.bincount(mode.ravel(), minlength=25) / mode.size - 1 / 25).sum()
+print(f"{samples.shape[1]:,} samples of a chain, modes found {min(found)} to {max(found)} of 25, variation {variation:.3f}")
 
 # %% [markdown]
 # `python -m benchmarks.mixture` has the whole comparison: three targets, five samplers, an equal budget for tuning.

@@ -57,7 +57,7 @@ def test_every_public_name_is_in_the_reference(site):
     inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="")
     entries = {name for kind in inventory.data if kind.startswith("py:") for name in inventory.data[kind]}
     names = set(public_names())
-    assert {"ctld_optax.ctld", "ctld_optax.CTLDState", "ctld_optax.posterior.Reservoir"} <= names
+    assert {"ctld_optax.ctld", "ctld_optax.CTLDState", "ctld_optax.posterior.Reservoir", "ctld_optax.posterior.sample"} <= names
     assert not names - entries
 
 

@@ -3,7 +3,7 @@ r"""The noise of the parameters: independent standard variates, one a parameter,
 The random bits are what a Langevin step costs: drawn by `jax.random.normal` they take some twenty times as long as the whole
 of `optax.sgd`. Here the key only seeds a *counter-based* generator that is a handful of elementwise integer operations: a
 bijective hash of i, the index of the parameter in its leaf, keyed by 64 fresh bits a step, from the user's own generator, plus
-64 constant bits a leaf (:func:`_hash`; the deeper :func:`_double_hash` for `gaussian`, whose tail hangs on all the bits of a
+64 constant bits a leaf (`_hash`; the deeper `_double_hash` for `gaussian`, whose tail hangs on all the bits of a
 word). XLA fuses it into the momentum update: no array of bits or noise is ever in memory, any sharding of the parameters shards
 the noise with no communication, and the noise of a parameter does not depend on the sharding.
 
