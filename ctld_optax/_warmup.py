@@ -35,6 +35,7 @@ NEGLIGIBLE = 1e-6
 LARGEST_DENSE = 200
 CLIP = 3.0  # the largest norm of a gradient in a window, in units of sqrt(d)
 ERROR = 0.1
+RISE = 1.25  # how much larger the learning rate may become from window to window
 FLOOR = 1e-12  # the smallest curvature, in units of the largest
 
 
@@ -103,7 +104,8 @@ def refined(metric: Metric, window: Trace, largest_rate: jax.Array) -> tuple[Met
     positions, grads = (_about_their_means(x) for x in (window.position, window.grad))
     count, size = positions.shape
     error = jnp.sqrt(jnp.mean(jnp.square(window.error)) / size)
-    wanted = metric.learning_rate * (ERROR / jnp.maximum(error, 1e-30)) ** (2.0 / 3.0)
+    # Falls at once and rises slowly: near the limit of stability the error grows much faster than the step's power 3/2.
+    wanted = metric.learning_rate * jnp.minimum(RISE, (ERROR / jnp.maximum(error, 1e-30)) ** (2.0 / 3.0))
     # Of about ten steps each, a tenth of what they cannot tell is taken from the last metric, in whose units all this is.
     share = 0.1 * size / (count / 10.0 + size)
     if isinstance(metric.coordinates, Dense):
