@@ -194,19 +194,20 @@ def random_words(seed: jax.Array, like: jax.Array, spec: Any, hashed: Hash) -> j
 
 
 def _hash(counter: jax.Array, seed: jax.Array) -> jax.Array:
-    """A bijection of the counter, keyed by 64 bits. What comes before the key is the same for all seeds, and so computed once
-    where a step draws from two.
+    """A bijection of the counter, keyed by 64 bits (constants: C. Wellons' triple32).
+
+    The key comes first: XLA would take what hangs on the counter alone out of a training loop, as an array in memory.
     """
-    x = (counter ^ (counter >> 16)) * np.uint32(0xAC4C1B51)
-    x = x ^ seed[0]
-    x = (x ^ (x >> 16)) * np.uint32(0x21F0AAAD)
+    x = counter ^ seed[0]
+    x = (x ^ (x >> 17)) * np.uint32(0xED5AD4BB)
     x = x + seed[1]
-    x = (x ^ (x >> 15)) * np.uint32(0xD35A2D97)
-    return x ^ (x >> 15)
+    x = (x ^ (x >> 11)) * np.uint32(0xAC4C1B51)
+    x = (x ^ (x >> 15)) * np.uint32(0x31848BAB)
+    return x ^ (x >> 14)
 
 
 def _double_hash(counter: jax.Array, seed: jax.Array) -> jax.Array:
-    """The same at some half more operations, such that every bit of the counter and of the key turns half of the word's."""
+    """The same at a third more operations, such that every bit of the counter and of the key turns half of the word's."""
     return _mix(_mix(counter ^ seed[0]) + seed[1])
 
 
