@@ -20,7 +20,9 @@ CHOICES = {
     "bias": (ctld_optax.Metadynamics(), ctld_optax.AdaptiveBiasingForce(), None),
     "momentum_dtype": (None, jnp.float32, jnp.bfloat16),
     "gradient_noise": (None, 0.01, ctld_optax.RunningNoise(0.9)),
+    "preconditioner": (None, ctld_optax.FixedMetric(2.0), ctld_optax.FixedMetric(jnp.eye(9) + 0.1)),
 }
+REFUSED = ("gradient_noise", "preconditioner")  # one beside the other
 RUNS = ("eager", "jit", "scan", "vmap", "x64", "bfloat16")
 NUMBERS = {"learning_rate", "temperature", "momentum", "alpha_step_size", "alpha_momentum"}  # no options
 ELSEWHERE = {"param_specs"}  # needs devices: tests/compat/test_devices.py
@@ -49,10 +51,15 @@ def covering():
     rng = np.random.default_rng(0)
     numbers = {name: range(len(choices)) for name, choices in OPTIONS.items()}
     columns = list(itertools.combinations(numbers, 2))
-    open_pairs = {(a, i, b, j) for a, b in columns for i in numbers[a] for j in numbers[b]}
+    open_pairs = {
+        (a, i, b, j) for a, b in columns for i in numbers[a] for j in numbers[b] if not ((a, b) == REFUSED and i and j)
+    }
     while open_pairs:
         a, i, b, j = min(open_pairs, key=str)
         drawn = [{name: int(rng.choice(choices)) for name, choices in numbers.items()} | {a: i, b: j} for _ in range(100)]
+        for row in drawn:
+            if all(row[name] for name in REFUSED):
+                row[REFUSED[1] if REFUSED[0] in (a, b) else REFUSED[0]] = 0
         pairs_of = [{(a, row[a], b, row[b]) for a, b in columns} for row in drawn]
         best = max(range(len(drawn)), key=lambda k: len(pairs_of[k] & open_pairs))
         open_pairs -= pairs_of[best]
@@ -98,6 +105,7 @@ def test_a_few_steps(number):
         assert_finite((end, state))
         assert np.all(np.asarray(state.skipped) == 0)
         for old, new in zip(jax.tree.leaves(params), jax.tree.leaves(end), strict=True):
-            assert np.all(np.asarray(old) != np.asarray(new))
+            moved = np.asarray(old) != np.asarray(new)
+            assert np.any(moved) if how == "bfloat16" else np.all(moved)  # whose steps are coarse, and rounded at random
         if settings["momentum_dtype"] is not None:
             assert {m.dtype for m in jax.tree.leaves(state.momentum)} == {jnp.dtype(settings["momentum_dtype"])}

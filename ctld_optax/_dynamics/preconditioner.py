@@ -25,7 +25,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from ctld_optax._arrays.dtypes import scalar_dtype_of
-from ctld_optax._validate import check_params
+from ctld_optax._validate import check_params, check_range
 
 
 class Coordinates(Protocol):
@@ -153,6 +153,7 @@ class FixedMetric:
         return Diagonal(jax.tree.map(lambda m: jax.lax.rsqrt(_positive(m, jnp.ravel)), scale))
 
 
+@checked()
 def metric_from_hessian(loss_fn: Callable[..., Any], params: Any, *args: Any, floor: float = 1e-8) -> FixedMetric:
     r"""The dense metric that whitens a posterior near a mode: the curvature there.
 
@@ -178,6 +179,7 @@ def metric_from_hessian(loss_fn: Callable[..., Any], params: Any, *args: Any, fl
     Source: Betancourt, "A General Metric for Riemannian Manifold Hamiltonian Monte Carlo", 2013.
     """
     check_params(params)
+    check_range("floor", floor, minimum=0.0, minimum_open=True)
     flat, unravel = ravel_pytree(params)
     hessian = jax.hessian(lambda x: loss_fn(unravel(x), *args))(flat)
     return FixedMetric(absolute(hessian, floor))
