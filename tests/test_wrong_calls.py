@@ -101,7 +101,8 @@ def good(tmp_path_factory):
         "predict.state": reservoir.update(reservoir.init(PARAMS, key=0), PARAMS, True),
         "mass": 1.0, "loss_fn": loss_fn, "initial": PARAMS, "sample.num_chains": 1, "sample.num_warmup": 250,
         "sample.num_samples": 2, "sample.bias": ctld_optax.AdaptiveBiasingForce(), "sample.momentum": 0.8,
-        "sample.learning_rate": 0.1, "Reservoir.update.state": reservoir.init(PARAMS, key=0), "Recorder.record.state": log, "Recorder.read.state": log,
+        "sample.learning_rate": 0.1,
+        "Reservoir.update.state": reservoir.init(PARAMS, key=0), "Recorder.record.state": log, "Recorder.read.state": log,
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from ctld_optax._arrays.dtypes import scalar_dtype_of
+from ctld_optax._checked import checked
 from ctld_optax._validate import check_params, check_range
 
 
