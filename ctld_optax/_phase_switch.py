@@ -71,7 +71,7 @@ def phase_switch(
     What it costs: onto heavy-ball SGD (an optimizer whose first link is `optax.trace`, like `optax.sgd(..., momentum=...)`)
     there is one momentum buffer, the optimizer's own, in the sampler's `momentum_dtype`, and a step after the switch is
     SGD's. Other pairs hold both states, of which each is changed in place in its own phase and none is copied: while it samples
-    a step costs what the sampler's does, and after the switch up to 1.6 times the optimizer's (Adam, 10^7 parameters, 2 CPU
+    a step costs what the sampler's does, and after the switch 1.6 to 3 times the optimizer's (Adam, 10^7 parameters, 2 CPU
     cores).
 
     Args:
