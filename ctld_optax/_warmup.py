@@ -30,6 +30,7 @@ import optax
 from ctld_optax._chains import Target, Trace
 from ctld_optax._dynamics.preconditioner import Dense, Diagonal, absolute
 
+PROBES = 64  # secants of which the first scale is made
 DESCENT = 200  # iterations of L-BFGS at most
 NEGLIGIBLE = 1e-6
 LARGEST_DENSE = 200
@@ -144,9 +145,6 @@ def _coordinates_of(mass: jax.Array) -> Any:
         return Diagonal(jax.lax.rsqrt(mass))
     values, vectors = jnp.linalg.eigh(mass)
     return Dense((vectors / jnp.sqrt(values)) @ vectors.T)
-
-
-PROBES = 64
 
 
 def _secant_curvature(target: Target, position: jax.Array, key: jax.Array) -> jax.Array:

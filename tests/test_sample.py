@@ -112,6 +112,16 @@ def test_many_dimensions_have_a_diagonal_metric():
     np.testing.assert_allclose(np.std(data.posterior.x.values, axis=(0, 1)) / scales, 1.0, atol=0.25)
 
 
+def test_scales_beyond_what_the_dtype_resolves_are_found():
+    """Condition 10^14 along skew axes, in float32: the first metric sees a part of it, the windows the rest."""
+    scale = jnp.geomspace(10.0**-3.5, 10.0**3.5, 4)
+    skew = jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0], jnp.float32)
+    data = sample(lambda x: 0.5 * jnp.sum(jnp.square(skew @ x / scale)), jnp.ones(4), 0, num_samples=1_000)
+    along = data.posterior.x.values @ np.asarray(skew).T / np.asarray(scale)
+    # 4,000 samples, about as many independent ones: the standard error is 0.011.
+    np.testing.assert_allclose(along.std(axis=(0, 1)), 1.0, atol=0.06)
+
+
 def test_beyond_an_edge_there_is_no_sample_and_the_chain_goes_on():
     """A density that ends: steps over the edge are not taken and told, and the samples reach up to it."""
 

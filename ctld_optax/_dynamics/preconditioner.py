@@ -186,10 +186,13 @@ def metric_from_hessian(loss_fn: Callable[..., Any], params: Any, *args: Any, fl
     return FixedMetric(absolute(hessian, floor))
 
 
-def absolute(matrix: jax.Array, floor: float) -> jax.Array:
-    """A symmetric matrix with its eigenvalues made positive, and at least `floor` times the largest."""
+def absolute(matrix: jax.Array, floor: float | jax.Array) -> jax.Array:
+    """A symmetric matrix with its eigenvalues made positive, and at least `floor` times the largest.
+
+    And at least what the dtype resolves of it: below that an eigenvalue is rounding, and may come out negative again.
+    """
     values, vectors = jnp.linalg.eigh(matrix)
-    values = jnp.abs(values)
+    values, floor = jnp.abs(values), jnp.maximum(floor, 4.0 * matrix.shape[0] * jnp.finfo(matrix.dtype).eps)
     largest = jnp.where(jnp.max(values) > 0.0, jnp.max(values), 1.0)  # a plain has no scale
     return (vectors * jnp.maximum(values, floor * largest)) @ vectors.T
 
