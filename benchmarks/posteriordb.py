@@ -1,4 +1,4 @@
-"""What an independent sample of a real posterior costs, in gradients: twelve posteriors of posteriordb, five samplers.
+"""What an independent sample of a real posterior costs, in gradients: twelve posteriors of posteriordb, six samplers.
 
     python -m benchmarks.posteriordb
 
