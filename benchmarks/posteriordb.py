@@ -61,7 +61,7 @@ class Row(NamedTuple):
     error: float  # of the mean, in the reference's standard deviations
     error_mc: float  # of the mean, in Monte Carlo errors of both sides
     sd_ratio: float  # to the reference's standard deviation, that farthest from 1
-    seconds: float  # compilation apart
+    seconds: float  # compilation apart, save in the first run of a method that compiles on the way
     by: str
 
     @property

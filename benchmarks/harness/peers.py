@@ -1,7 +1,7 @@
 """Samplers of posteriors, each with its own warm-up from where it is put, and every gradient counted.
 
-A sampler is a function of a posterior, a key and the places where its chains begin, which can be compiled. Each gets what it is
-usually given, and nothing was tuned by hand.
+A sampler is a function of a posterior, a key and the places where its chains begin; the peers' can be compiled as a whole. Each
+gets what it is usually given, and nothing was tuned by hand.
 """
 
 import functools
