@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ctld_optax._checked import checked
 from ctld_optax._dynamics.langevin import CTLDState
 from ctld_optax._probe import by_path, filled, kept_parameters, learning_rates, sums_gradients, traces_in
+from ctld_optax._validate import check_arrays
 
+ORDER = "The order is hand_over_momentum(optimizer_state, sampler_state, params)."
 Handover = Callable[[Any, Any, Any], Any]
 
 
@@ -55,6 +58,7 @@ def begun_at(optimizer: Any, like: Any, optimizer_state: Any, params: Any) -> An
     return jax.tree.unflatten(structure, [n.astype(o.dtype) if k else o for n, o, k in zip(new, old, kept, strict=True)])
 
 
+@checked()
 def hand_over_momentum(optimizer_state: Any, sampler_state: Any, params: Any = None) -> Any:
     """Fills every `trace` in the optimizer's state from the sampler's momentum, whatever that trace is a sum of.
 
@@ -70,9 +74,13 @@ def hand_over_momentum(optimizer_state: Any, sampler_state: Any, params: Any = N
       The optimizer's state.
 
     Raises:
+      TypeError: if there is anything but arrays in one of the three, or the two states have changed places.
       ValueError: if there is no momentum in the sampler's state, or two of one parameter.
     """
-    del params
+    for name, tree in (("optimizer_state", optimizer_state), ("sampler_state", sampler_state), ("params", params)):
+        check_arrays(tree, f"the {name}'s leaf")
+    if _samplers_in(optimizer_state) and not _samplers_in(sampler_state):
+        raise TypeError(f"optimizer_state is a sampler's, and sampler_state is none. {ORDER}")
     return _fill(optimizer_state, sampler_state, itertools.repeat(True))
 
 
@@ -150,7 +158,7 @@ def _momentum_in(sampler_state: Any) -> dict[str, Any]:
     together = {path: leaf for momentum in momenta for path, leaf in momentum.items()}
     if not momenta or len(together) < sum(map(len, momenta)):
         raise ValueError(
-            f"the hand-over looks for one `momentum` of a parameter in the sampler's state and found {len(momenta)} in a "
+            f"the hand-over looks for one `momentum` of a parameter in sampler_state and found {len(momenta)} in a "
             f"{type(sampler_state).__name__}. Pass handover=lambda optimizer_state, sampler_state, params: ... to say what "
             "to keep."
         )

@@ -10,22 +10,22 @@ import optax
 
 from ctld_optax._arrays.dtypes import any_narrow
 from ctld_optax._arrays.inplace import change_if
+from ctld_optax._checked import checked
 from ctld_optax._dynamics.langevin import MISSING_VALUE, CTLDState, Langevin, LangevinTransformation
 from ctld_optax._dynamics.preconditioner import Unpreconditioned
 from ctld_optax._handover import Handover, begun_at, check_handover, take_over, thermal_share
 from ctld_optax._probe import heavy_ball_decay, learning_rates, sums_gradients
-from ctld_optax._validate import check_count
+from ctld_optax._validate import check_arrays, check_count, check_update
 
+ORDER = "The order is phase_switch(sampler, optimizer, sampling_steps)."
+STATE = "Write state = tx.init(params); the order is tx.update(grads, state, params, value=loss)."
 LEFT_ALONE = (
     "phase_switch: a trace of this optimizer is no sum of raw gradients (it is behind something that scales them, say), so the "
     "sampler's momentum is left behind and it starts from zeros. If that is meant, or to fill it yourself, pass "
     "handover=lambda optimizer_state, sampler_state, params: optimizer_state, or what else is to be returned."
 )
 
-SWAPPED = (
-    "optimizer is a sampler, and sampler is none: the run would end hot. The order is "
-    "phase_switch(sampler, optimizer, sampling_steps)."
-)
+SWAPPED = f"optimizer is a sampler, and sampler is none: the run would end hot. {ORDER}"
 
 
 class PhaseSwitchState(NamedTuple):
@@ -47,9 +47,10 @@ class PhaseSwitchState(NamedTuple):
     optimizer: Any
 
 
+@checked(sampler=ORDER, optimizer=ORDER, sampling_steps=ORDER)
 def phase_switch(
-    sampler: optax.GradientTransformation,
-    optimizer: optax.GradientTransformation,
+    sampler: optax.GradientTransformation | optax.MultiSteps,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     sampling_steps: int,
     *,
     handover: Handover | None = None,
@@ -87,13 +88,13 @@ def phase_switch(
       optimizer unguarded, as it would without us (`optax.apply_if_finite` guards it).
 
     Raises:
-      TypeError, ValueError: if the arguments are in another order, `sampling_steps` is no Python integer >= 0, `handover` does
+      TypeError, ValueError: if the arguments are in another order or of another kind, `sampling_steps` is < 0, `handover` does
         not take three arguments, or the sampler has no momentum to hand over.
     """
-    _check_order(sampler, optimizer, sampling_steps)
+    if isinstance(optimizer, LangevinTransformation) and not isinstance(sampler, LangevinTransformation):
+        raise TypeError(SWAPPED)
     check_count("sampling_steps", sampling_steps, 0)
-    sampler = optax.with_extra_args_support(sampler)
-    optimizer = optax.with_extra_args_support(optimizer)
+    sampler, optimizer = map(_with_extra_args, (sampler, optimizer))
     if handover is not None:
         check_handover(handover)
     kernel = getattr(sampler, "kernel", None)
@@ -128,9 +129,14 @@ def _with_two_states(
         jax.eval_shape(hand_over, params, state.optimizer, state.sampler, params)
         return state
 
+    @checked(state=STATE)
     def update(
-        updates: optax.Updates, state: PhaseSwitchState, params: optax.Params | None = None, **extra_args: Any
+        updates: Any, state: PhaseSwitchState, params: Any = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, PhaseSwitchState]:
+        check_arrays(updates, "updates, the gradient")
+        # An optimizer that needs the loss says so itself where there is none.
+        extra_args |= {} if value is None else {"value": value}
+
         def step(transformation: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             grads, own_state = carry
             new_updates, own_state = transformation.update(grads, own_state, params, **extra_args)
@@ -168,17 +174,14 @@ def _with_shared_momentum(
             optimizer=(trace._replace(trace=state.momentum), *rest),
         )
 
+    @checked(state=STATE)
     def update(
-        updates: optax.Updates,
-        state: PhaseSwitchState,
-        params: optax.Params | None = None,
-        *,
-        value: Any = None,
-        **extra_args: Any,
+        updates: Any, state: PhaseSwitchState, params: Any = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, PhaseSwitchState]:
         if value is None and kernel.needs_value:
             raise TypeError(MISSING_VALUE)
         trace, *rest = state.optimizer
+        check_update(updates, params, trace.trace)
         sampling = _is_sampling(state, sampling_steps)
 
         # This kind treats every leaf alike: one is enough, and compiles fast.
@@ -211,21 +214,10 @@ def _with_shared_momentum(
     return optax.GradientTransformationExtraArgs(init, cast("Any", update))
 
 
-def _check_order(sampler: Any, optimizer: Any, sampling_steps: Any) -> None:
-    """Raises unless the first two are transformations; a sampler in the second place has been swapped with the optimizer."""
-    for name, given in (("sampler", sampler), ("optimizer", optimizer)):
-        if not (callable(getattr(given, "init", None)) and callable(getattr(given, "update", None))):
-            raise TypeError(
-                f"{name} must be an Optax gradient transformation, got {given!r}. The order is "
-                "phase_switch(sampler, optimizer, sampling_steps)."
-            )
-    if hasattr(sampling_steps, "update"):
-        raise TypeError(
-            "sampling_steps must be a Python integer, got a gradient transformation. The order is "
-            "phase_switch(sampler, optimizer, sampling_steps)."
-        )
-    if isinstance(optimizer, LangevinTransformation) and not isinstance(sampler, LangevinTransformation):
-        raise TypeError(SWAPPED)
+def _with_extra_args(given: optax.GradientTransformation | optax.MultiSteps) -> optax.GradientTransformationExtraArgs:
+    if isinstance(given, optax.MultiSteps):  # its own `gradient_transformation()` would lose them
+        return optax.GradientTransformationExtraArgs(given.init, cast("Any", given.update))
+    return optax.with_extra_args_support(given)
 
 
 def _check_traces(sums: list[bool | None], sampler_state: Any) -> None:

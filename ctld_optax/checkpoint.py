@@ -107,7 +107,7 @@ def state_from_arrays(arrays: Mapping[str, Any], like: Any, *, settings: Any = N
     missing, foreign = sorted(wanted.keys() - described.keys()), sorted(described.keys() - wanted.keys())
     if missing or foreign:
         raise CheckpointError(
-            f"the saved state is that of another program: it lacks {missing[:5]} and has {foreign[:5]} besides. "
+            f"the saved state is that of another program than `like`: it lacks {missing[:5]} and has {foreign[:5]} besides. "
             "Build the optimizer and the parameters as they were when it was saved."
         )
     names = arrays.keys() - {HEADER}
@@ -122,7 +122,9 @@ def state_from_arrays(arrays: Mapping[str, Any], like: Any, *, settings: Any = N
             raise CheckpointError(f"{name} is damaged, or another array stands under its name: its checksum is wrong.")
         expected = _describe(leaf)
         if description != expected:
-            raise CheckpointError(f"{name} was saved as {description}, and the program now has {expected}.")
+            raise CheckpointError(
+                f"{name} was saved as {description}, and in `like`, what the program now has, it is {expected}."
+            )
         restored.append(_restore(array, description, leaf))
     return jax.tree.unflatten(jax.tree.structure(like), restored)
 

@@ -30,10 +30,9 @@ from ctld_optax.posterior import Reservoir
 from ctld_optax.recorder import Recorder
 
 mpl.use("Agg")
-# Not held to it yet: a hand-over's arguments.
-OTHERS = {"ctld_optax._phase_switch", "ctld_optax._handover"}
 ROOT = pathlib.Path(ctld_optax.__file__).parent
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+SGD = optax.sgd(0.1, momentum=0.9)
 
 
 def modules():
@@ -99,6 +98,7 @@ def good(tmp_path_factory):
         "state_from_arrays.like": PARAMS, "restore_latest.like": PARAMS, "restore_latest.directory": folder / "saved",
         "save.state": PARAMS, "state_to_arrays.state": PARAMS,
         "predict.state": reservoir.update(reservoir.init(PARAMS, key=0), PARAMS, True),
+        "sampler": sampler, "optimizer": SGD, "optimizer_state": SGD.init(PARAMS), "sampler_state": state, "sampling_steps": 2,
         "mass": 1.0, "loss_fn": loss_fn, "initial": PARAMS, "sample.num_chains": 1, "sample.num_warmup": 250,
         "sample.num_samples": 2, "sample.bias": ctld_optax.AdaptiveBiasingForce(), "sample.momentum": 0.8,
         "sample.learning_rate": 0.1,
@@ -107,11 +107,11 @@ def good(tmp_path_factory):
 
 
 def good_argument(good, name, parameter):
-    """The most special entry: of `function.parameter`, `Class.method.parameter` or `parameter`; else the default."""
+    """The most special entry: `function.parameter`, `Class.method.parameter`, `module.parameter` or `parameter`; or none."""
     parts = [*name.removeprefix("ctld_optax.").split("."), parameter]
-    for start in range(len(parts)):
-        if ".".join(parts[start:]) in good:
-            return good[".".join(parts[start:])]
+    for entry in (*(".".join(parts[start:]) for start in range(len(parts) - 1)), f"{parts[0]}.{parameter}", parameter):
+        if entry in good:
+            return good[entry]
     return inspect.Parameter.empty
 
 
@@ -150,32 +150,42 @@ TREES = {
     "Recorder.record.values": (None, {"loss": "text"}, {"loss": jnp.ones(2)}, {"other": 1.0}, 0.85, {"loss": object()}),
     "diagnostics.alpha": (*ARRAYS, float("nan"), []),
     "plotting.alpha": ARRAYS,
-    "r_alpha": ARRAYS, "beta": ARRAYS, "samples": ARRAYS,
+    "alpha": ARRAYS, "r_alpha": ARRAYS, "beta": ARRAYS, "samples": ARRAYS,
+    "step": (*(wrong for wrong in ARRAYS if wrong is not None), 0.85, jnp.ones(2)),
     "kinetic_energy": ARRAYS, "kinetic_temperature_target.temperature": ARRAYS,
+    "report.state": (0.85, "text", PARAMS, ctld_optax.Metadynamics),
+    "report.grads": (TEXTS, {"w": object()}, "text", ctld_optax.Metadynamics),
+    "FixedMetric.mass": (None, "text", TEXTS, {}, True, 1j, -1.0, float("nan"), object(), ctld_optax.FixedMetric),
+    "like": (HOLE, TEXTS, {"w": jnp.ones((2, 3))}, "text", None, jnp.ones(3), object()),
+    "optimizer_state": ("text", TEXTS, object(), jax.nn.relu, ctld_optax.Metadynamics),
+    "sampler_state": ("text", TEXTS, object(), None, 0.85, PARAMS, jax.nn.relu, ctld_optax.Metadynamics),
     "report.value": (*(wrong for wrong in ARRAYS if wrong is not None), 0.85, jnp.ones(2)),
 }  # fmt: skip
 
 
 def targets(good):
-    """What is called, by its name: functions, classes, their methods, and the two halves of each transformation."""
+    """What is called, by its name, and a good call of it: functions, classes, their methods, both halves of transformations."""
     for name, found in public():
-        if is_result(found) or found.__module__ in OTHERS:
+        if is_result(found):
             continue
-        yield name, found
         arguments = known_good(good, name, found)
+        yield name, found, arguments
         if isinstance(found, type) and not found.__module__.split(".")[-2].startswith("_"):
             instance = found(**arguments)
             for method, bound in inspect.getmembers(instance, inspect.ismethod):
                 if not method.startswith("_"):
-                    yield f"{name}.{method}", bound
+                    yield f"{name}.{method}", bound, known_good(good, f"{name}.{method}", bound)
             if hasattr(instance, "close"):
                 instance.close()
         made = inspect.signature(found).return_annotation
         if isinstance(made, type) and issubclass(made, optax.GradientTransformation):
-            transformation = found(**arguments)
-            good[f"{name.split('.')[-1]}.update.state"] = transformation.init(PARAMS)
-            yield f"{name}.init", transformation.init
-            yield f"{name}.update", transformation.update
+            # Onto heavy-ball SGD a switch is another program than onto others.
+            others = [arguments | {"optimizer": optax.adam(0.1)}] if "optimizer" in arguments else []
+            for transformation in (found(**each) for each in [arguments, *others]):
+                good[f"{name.split('.')[-1]}.update.state"] = transformation.init(PARAMS)
+                for half in (transformation.init, transformation.update):
+                    half_name = f"{name}.{'init' if half is transformation.init else 'update'}"
+                    yield half_name, half, known_good(good, half_name, half)
 
 
 def known_good(good, name, function):
@@ -226,6 +236,7 @@ def wrong_arguments(name, function):
         if parameter.kind in {2, 4} or parameter.name == "extra_args":
             continue
         of_its_own = good_argument(TREES, name, parameter.name)
+        assert of_its_own is not parameter.empty or annotation is not Any, f"{name}: what is wrong for {parameter.name}?"
         if of_its_own is not parameter.empty:
             for number, wrong in enumerate(of_its_own):
                 yield parameter.name, str(number), wrong
@@ -266,8 +277,7 @@ def fault(call, name):
 
 def test_every_wrong_call_is_answered(good):
     faults, count = [], 0
-    for name, function in targets(good):
-        arguments = known_good(good, name, function)
+    for name, function, arguments in targets(good):
         wrong = [(parameter, label, {parameter: value}) for parameter, label, value in wrong_arguments(name, function)]
         wrong += [("|".join(pair), "in another's place", pair) for pair in swapped(arguments, function)]
         count += len(wrong)
@@ -282,5 +292,5 @@ def test_every_wrong_call_is_answered(good):
 
 def test_every_known_good_call_is_accepted(good):
     # Or the wrong ones might be refused for another reason.
-    for name, function in targets(good):
-        function(**known_good(good, name, function))
+    for _, function, arguments in targets(good):
+        function(**arguments)

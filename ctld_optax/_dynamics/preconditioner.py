@@ -133,6 +133,8 @@ class FixedMetric:
         for leaf in jax.tree.leaves(self.mass):
             if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int) or isinstance(leaf, bool):
                 raise TypeError(f"mass must be a matrix, or a pytree of numbers like params, got {leaf!r:.60}.")
+            if isinstance(leaf, float | int):
+                check_range("mass", leaf, minimum=0.0, minimum_open=True)
         if not jax.tree.leaves(self.mass):
             raise TypeError(f"mass must be a matrix, or a pytree of numbers like params, got {self.mass!r:.60}.")
 
