@@ -22,7 +22,7 @@ import optax
 from flax import linen as nn
 from matplotlib import pyplot as plt
 
-from benchmarks.harness import data, methods, summary, sweep, training
+from benchmarks.harness import data, files, methods, summary, sweep, training
 from benchmarks.harness.sweep import Experiment, Range, Row
 
 NAME = "char_rnn"
@@ -113,7 +113,7 @@ def experiment(
 
     prepare = training.curves_of(what, steps=steps, points=min(points, steps))
     config = {"text": name, "steps": steps, "lanes": lanes, "length": length, "layers": LAYERS, "units": UNITS}
-    return Experiment(experiment_name, "perplexity", config, prepare, at_once=4)
+    return Experiment(experiment_name, "perplexity", config, prepare, at_once=4, last_step=steps)
 
 
 def load(options: Any) -> tuple[data.Text, int]:
@@ -142,8 +142,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
             ax.set(title=f"{column} set", ylabel="perplexity per character", yscale="log")
             summary.plain_ticks(ax)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, fontsize="small")
-        figure.savefig(folder / "char_rnn.png", dpi=150)
-        plt.close(figure)
+        files.save_figure(figure, folder / "char_rnn.png", dpi=150)
     return "\n\n".join(
         [
             "## Character-level LSTM (section 5.2, Figure 3)",

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks.harness import data, deep_mlp, methods, provenance, summary, training
+from benchmarks.harness import data, deep_mlp, files, methods, provenance, summary, training
 from benchmarks.harness.sweep import Hyperparameters, Method
 from ctld_optax import diagnostics, plotting
 
@@ -189,7 +189,8 @@ def write_json(path: pathlib.Path, results: dict[str, dict[str, Any]], seeds: Se
         }
         for name, result in results.items()
     }
-    path.write_text(json.dumps({"provenance": provenance.nested(), "config": config, "results": rows}, indent=1) + "\n")
+    report = {"provenance": provenance.nested(), "config": config, "results": rows}
+    files.put(path, f"{json.dumps(report, indent=1)}\n".encode())
 
 
 def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> None:
@@ -222,8 +223,7 @@ def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> 
             plotting.alpha_occupation(tempered["alpha"][:, :switch], ax=axes["alpha"])
             axes["alpha"].set_title(r"Where $\alpha$ was while sampling, all seeds")
             axes["alpha"].legend(loc="upper center", ncols=3, fontsize="small")
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+        files.save_figure(figure, path, dpi=150)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -247,7 +247,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = run(jobs(options.tune), seeds, options.steps, console)
     if not results:
         return
-    options.out.mkdir(parents=True, exist_ok=True)
     show(results, seeds, options.steps, console)
     if options.tune:
         write_json(options.out / "digits-tuning.json", results, seeds, options.steps)

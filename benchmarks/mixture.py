@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ctld_optax
+from benchmarks.harness import files
 
 THIN = 10
 TRIALS = 6
@@ -256,7 +257,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.steps < 40 * THIN or options.seeds < 1:
         parser.error(f"--steps must be at least {40 * THIN} and --seeds at least 1")
-    options.out.mkdir(parents=True, exist_ok=True)
 
     console = Console()
     table = Table("target", "sampler", "setting", "modes a chain", "worst", "variation", "sliced W", "ESS / 1,000", "seconds")
@@ -292,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.print(f"{target_name}, {sampler_name}: variation {found.variation:.3f}")
     console.print(table)
     report = {"steps": options.steps, "chains": options.seeds, "thin": THIN, "jax": jax.__version__, "rows": results}
-    (options.out / "mixture.json").write_text(json.dumps(report, indent=2) + "\n")
+    files.put(options.out / "mixture.json", f"{json.dumps(report, indent=2)}\n".encode())
     draw(clouds, options.out / "mixture.png")
     console.print(f"wrote {options.out / 'mixture.json'} and {options.out / 'mixture.png'}")
 
@@ -323,8 +323,7 @@ def draw(clouds: dict[tuple[str, str], Rows], path: pathlib.Path) -> None:
         row[-1].plot(np.arange(len(trace)) * THIN, trace, linewidth=0.5, color="tab:blue")
         row[-1].set(ylim=(-1.6, 1.6), ylabel=r"$\alpha$", title="" if index else "alpha of a chain, window")
     axes[-1, -1].set_xlabel("step")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    files.save_figure(figure, path, dpi=130)
 
 
 if __name__ == "__main__":

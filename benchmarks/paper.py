@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 
-from benchmarks.harness import sweep
+from benchmarks.harness import files, sweep
 from benchmarks.harness.sweep import Row
 
 EXPERIMENTS = ("sda", "sda_phases", "char_rnn", "phases", "sensitivity", "plateau_tuned", "plateau_rates", "plateau")
@@ -78,13 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     mpl.use("agg")
     rows = sweep.read(options.csv)
     folder = options.page.parent / "results"
-    folder.mkdir(parents=True, exist_ok=True)
     present = {row.experiment for row in rows if row.stage == "report"}
     sections = [section(rows, name, folder) for name in EXPERIMENTS if name in present]
     missing = [name for name in EXPERIMENTS if name not in present]
     if missing:
         sections.append(f"Not in the CSV yet: {', '.join(missing)}.\n")
-    options.page.write_text("\n".join([INTRODUCTION, *sections]))
+    heading = INTRODUCTION.split("\n", maxsplit=1)[0].encode()
+    page = "\n".join([INTRODUCTION, *sections])
+    files.put(options.page, page.encode(), is_own=lambda old: old.startswith(heading))
     print(f"Wrote {options.page} and the figures in {folder}")
 
 

@@ -21,7 +21,7 @@ from matplotlib import pyplot as plt
 
 import ctld_optax
 from benchmarks import plateau_tuned
-from benchmarks.harness import methods, summary, sweep
+from benchmarks.harness import files, methods, summary, sweep
 from benchmarks.harness.handover import hand_over_when
 from benchmarks.harness.plateau_maps import (
     Map,
@@ -140,8 +140,7 @@ def draw(path: pathlib.Path, found: Mapping[float, Mapping[str, Map]]) -> None:
                 draw_fates(right, drawn)
         handles, labels = axes[0, 1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower right", ncols=len(labels))
-        figure.savefig(path, dpi=110)
-        plt.close(figure)
+        files.save_figure(figure, path, dpi=110)
 
 
 INTRODUCTION = """\

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from benchmarks import plateau_tuned
-from benchmarks.harness import summary, sweep
+from benchmarks.harness import files, summary, sweep
 from benchmarks.harness.plateau_maps import LEFT, Map, collect, draw_map, grid, rates_table
 from benchmarks.harness.sweep import Method, Range, Row
 
@@ -61,8 +61,7 @@ def draw(path: pathlib.Path, maps: Mapping[str, Map]) -> None:
             if ax.get_legend_handles_labels()[0]:
                 ax.legend(fontsize="small", loc="upper right")
         axes[0].set(ylabel="test accuracy (0: diverged)")
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
+        files.save_figure(figure, path, dpi=120)
 
 
 INTRODUCTION = """\

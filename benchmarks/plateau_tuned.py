@@ -30,7 +30,7 @@ import numpy as np
 import optax
 from matplotlib import pyplot as plt
 
-from benchmarks.harness import data, deep_mlp, methods, summary, sweep, training
+from benchmarks.harness import data, deep_mlp, files, methods, summary, sweep, training
 from benchmarks.harness.plateau_maps import LEFT, TRAINED
 from benchmarks.harness.sweep import Experiment, Method, Range, Row
 
@@ -120,7 +120,7 @@ def experiment(images: data.Split, name: str, steps: int, *, experiment_name: st
         "width": deep_mlp.WIDTH,
         "sampling_share": methods.SAMPLING_SHARE,
     }
-    return Experiment(experiment_name, "accuracy", config, prepare, AT_ONCE, maximize=True)
+    return Experiment(experiment_name, "accuracy", config, prepare, AT_ONCE, last_step=steps, maximize=True)
 
 
 INTRODUCTION = """\
@@ -161,8 +161,7 @@ def draw(path: pathlib.Path, rows: Sequence[Row], names: Sequence[str]) -> None:
             ax.set(ylim=(-0.03, 1.03))
             ax.axhline(0.1, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
         axes[0].text(len(names) - 0.5, 0.11, "chance", ha="right", va="bottom", color="0.5", fontsize="small")
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
+        files.save_figure(figure, path, dpi=120)
 
 
 def outcomes(rows: Sequence[Row], names: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import peers, posteriors, summary, table
+from benchmarks.harness import files, peers, posteriors, summary, table
 from ctld_optax import plotting
 
 CSV = pathlib.Path(__file__).parent / "results" / "posteriordb.csv"
@@ -41,6 +41,9 @@ COLORS = {
     "MEADS": plotting.PURPLE,
     "CTLD": plotting.VERMILLION,
 }
+
+
+KEY = ("posterior", "method", "start", "seed")  # of a row
 
 
 class Row(NamedTuple):
@@ -65,8 +68,8 @@ class Row(NamedTuple):
     by: str
 
     @property
-    def run(self) -> tuple[str, str, str, int]:
-        return (self.posterior, self.method, self.start, self.seed)
+    def run(self) -> tuple[str, ...]:
+        return tuple(str(getattr(self, name)) for name in KEY)
 
     @property
     def is_sound(self) -> bool:
@@ -107,8 +110,9 @@ def score(target: posteriors.Posterior, samples: jax.Array) -> dict[str, float]:
 
 def run(name: str, method: str, start: str, seeds: Sequence[int], path: pathlib.Path, console: Console) -> None:
     """Those seeds that the CSV does not hold; one compiled program serves all of them."""
+    table.add(path, Row, [], key=KEY)  # a file that is not ours is to be heard of before anything runs
     done = {row.run for row in table.read(path, Row)}
-    missing = [seed for seed in seeds if (name, method, start, seed) not in done]
+    missing = [seed for seed in seeds if (name, method, start, str(seed)) not in done]
     if not missing:
         return
     target, (sample, chains, by, is_compilable) = posteriors.posterior(name), peers.METHODS[method]
@@ -135,7 +139,7 @@ def run(name: str, method: str, start: str, seeds: Sequence[int], path: pathlib.
             seconds=round(seconds, 2),
             by=f"{by} {importlib.metadata.version(by)}",
         )
-        table.append(path, Row, [found])
+        table.add(path, Row, [found], key=KEY, varying=["seconds", "by"])
         told = f"{found.price:.3g} gradients an independent sample" if found.is_sound else "not sound"
         console.print(f"{name}, {method}, seed {seed}: {told}, {seconds:.1f} s")
 
@@ -190,8 +194,7 @@ def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
         ax.set(xscale="log", ylim=(-0.5, len(names) - 0.5), xlabel="gradients an independent sample (x: no sound run)")
         ax.set_yticks(range(len(names)), [name.split("-")[0] for name in names])
         figure.legend(loc="outside upper center", ncols=len(methods))
-        figure.savefig(path, dpi=130)
-        plt.close(figure)
+        files.save_figure(figure, path, dpi=130)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -221,7 +224,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print("Interrupted: the runs that ended are in the CSV, and the same command goes on from there.")
     rows = [row for row in table.read(options.csv, Row) if row.start == options.start and row.posterior in names]
     if rows:
-        options.out.mkdir(parents=True, exist_ok=True)
         console.print(prices(rows))
         draw(rows, options.out / "posteriordb.png")
         console.print(f"wrote {options.out / 'posteriordb.png'}")

@@ -20,7 +20,7 @@ import matplotlib as mpl
 from flax import linen as nn
 from matplotlib import pyplot as plt
 
-from benchmarks.harness import data, methods, summary, sweep, training
+from benchmarks.harness import data, files, methods, summary, sweep, training
 from benchmarks.harness.sweep import Experiment, Method, Point, Range, Row
 from ctld_optax import plotting
 
@@ -132,7 +132,7 @@ def experiment(
         return train
 
     config = {"widths": "-".join(map(str, widths)), "steps_a_layer": steps, "batch": BATCH, "images": len(images.train_x)}
-    return Experiment(experiment_name, "mse", config, prepare, at_once=4)
+    return Experiment(experiment_name, "mse", config, prepare, at_once=4, last_step=(last + 1) * steps)
 
 
 def own_parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
@@ -174,8 +174,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
         right.set(xlabel="step of the last layer", ylabel=r"noise $1/g(\alpha)$  [base temperature]", ylim=(-0.3, 7.2))
         right.set_title("first seed")
         right.legend(fontsize="small", loc="upper right")
-        figure.savefig(folder / "sda.png", dpi=150)
-        plt.close(figure)
+        files.save_figure(figure, folder / "sda.png", dpi=150)
     return "\n\n".join(
         [
             "## Stacked denoising autoencoders (section 5.1, Figure 2)",

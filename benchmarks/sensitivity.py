@@ -20,7 +20,7 @@ from scipy import stats
 
 import ctld_optax
 from benchmarks import char_rnn
-from benchmarks.harness import methods, summary, sweep
+from benchmarks.harness import files, methods, summary, sweep
 from benchmarks.harness.sweep import Method, Row
 from ctld_optax import plotting
 
@@ -94,8 +94,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5, fontsize="small")
         errors(right, by_strength, plotting.VERMILLION)
         right.set(xlabel="strength S (0: constant temperature)", ylabel="test perplexity per character")
-        figure.savefig(folder / "sensitivity.png", dpi=150)
-        plt.close(figure)
+        files.save_figure(figure, folder / "sensitivity.png", dpi=150)
     hills = {
         f"w = {height:g}, sigma = {width:g}": found for height, widths in by_height.items() for width, found in widths.items()
     }

@@ -11,7 +11,6 @@ than what is done with them. The bare updates bear that cost, some 0.1 ms a call
 """
 
 import argparse
-import csv
 import functools
 import itertools
 import math
@@ -33,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ctld_optax
-from benchmarks.harness import provenance, summary
+from benchmarks.harness import files, provenance, summary, table
 from ctld_optax import baselines, plotting
 
 LEARNING_RATE, TEMPERATURE = 1e-4, 1e-8  # small, so that parameters stay finite over any number of steps
@@ -105,6 +104,28 @@ def gpt124m() -> Shapes:
     block: Shapes = [(width,), (width,), (width, 3 * width), (3 * width,), (width, width), (width,)]
     block += [(width,), (width,), (width, 4 * width), (4 * width,), (4 * width, width), (width,)]
     return [(50257, width), (1024, width), *(shape for _ in range(12) for shape in block), (width,), (width,)]
+
+
+class Row(NamedTuple):
+    """One line of the CSV: a variant against SGD-M of the same layout."""
+
+    layout: str
+    variant: str
+    parameters: int
+    rounds: int
+    ratio: float
+    ratio_q1: float
+    ratio_q3: float
+    step_ms: float
+    compile_s: float
+    compile_ratio: float
+    temporary_bytes: int
+    extra_temporary_bytes: int
+    extra_state_bytes: int
+    times_memory_limit: float
+
+
+KEY = ("layout", "variant")  # of a row; no two runs measure the same times, so that none is measured twice
 
 
 class Prepared(NamedTuple):
@@ -200,34 +221,34 @@ def compare(
     num_params: int,
     seconds: float,
     steps_a_call: int = 1,
-) -> list[dict[str, Any]]:
-    """One row a variant, against SGD-M of the same layout."""
-    table = variants()
+) -> list[Row]:
+    """One row a variant."""
+    found = variants()
     bandwidth = copy_bandwidth(min(num_params, 10**8))
-    reference = prepare(table[REFERENCE])
-    rows: list[dict[str, Any]] = []
+    reference = prepare(found[REFERENCE])
+    rows: list[Row] = []
     for name in names:
-        other = prepare(table[name])
+        other = prepare(found[name])
         base, times = duel(reference, other, seconds)
         ratios = [b / a for a, b in zip(base, times, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         rows.append(
-            {
-                "layout": layout,
-                "variant": name,
-                "parameters": num_params,
-                "rounds": len(ratios),
-                "ratio": middle,
-                "ratio_q1": low,
-                "ratio_q3": high,
-                "step_ms": 1e3 * statistics.median(times) / steps_a_call,
-                "compile_s": other.compile_seconds,
-                "compile_ratio": other.compile_seconds / reference.compile_seconds,
-                "temporary_bytes": other.temporary_bytes,
-                "extra_temporary_bytes": other.temporary_bytes - reference.temporary_bytes,
-                "extra_state_bytes": other.state_bytes - reference.state_bytes,
-                "times_memory_limit": statistics.median(times) / steps_a_call / (20.0 * num_params / bandwidth),
-            }
+            Row(
+                layout=layout,
+                variant=name,
+                parameters=num_params,
+                rounds=len(ratios),
+                ratio=middle,
+                ratio_q1=low,
+                ratio_q3=high,
+                step_ms=1e3 * statistics.median(times) / steps_a_call,
+                compile_s=other.compile_seconds,
+                compile_ratio=other.compile_seconds / reference.compile_seconds,
+                temporary_bytes=other.temporary_bytes,
+                extra_temporary_bytes=other.temporary_bytes - reference.temporary_bytes,
+                extra_state_bytes=other.state_bytes - reference.state_bytes,
+                times_memory_limit=statistics.median(times) / steps_a_call / (20.0 * num_params / bandwidth),
+            )
         )
     return rows
 
@@ -275,42 +296,59 @@ def tasks() -> dict[str, tuple[nn.Module, Any, Any]]:
     }
 
 
-def show(rows: list[dict[str, Any]], console: Console) -> None:
-    for layout, group in itertools.groupby(rows, key=lambda row: row["layout"]):
-        table = Table(title=layout, title_justify="left", box=box.SIMPLE_HEAD)
-        table.add_column("variant", no_wrap=True)
+def jobs(sizes: Sequence[float]) -> dict[str, tuple[Callable[[Variant], Prepared], int, int]]:
+    """Name -> what prepares a variant, the number of parameters, steps a call: bare updates first, then whole steps."""
+    found: dict[str, tuple[Callable[[Variant], Prepared], int, int]] = {
+        layout: (functools.partial(prepare_update, shapes=shapes), sum(map(math.prod, shapes)), 1)
+        for layout, shapes in layouts([int(size) for size in sizes]).items()
+    }
+    for task, (model, inputs, labels) in tasks().items():
+        params = model.init(jax.random.key(0), inputs)
+
+        def loss_fn(params: Any, x: Any, y: Any, model: Any = model) -> Any:
+            return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, x), y).mean()
+
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        prepare = functools.partial(prepare_training, loss_fn=loss_fn, params=params, batch=(inputs, labels))
+        found[f"{task}, {size} parameters"] = (prepare, size, STEPS_A_CALL)
+    return found
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    for layout, group in itertools.groupby(rows, key=lambda row: row.layout):
+        shown = Table(title=layout, title_justify="left", box=box.SIMPLE_HEAD)
+        shown.add_column("variant", no_wrap=True)
         for column in ("ratio", "quartiles", "compile", "+temp kB", "+state kB", "x limit"):
-            table.add_column(column, justify="right", no_wrap=True)
+            shown.add_column(column, justify="right", no_wrap=True)
         for row in group:
-            table.add_row(
-                row["variant"],
-                f"{row['ratio']:.2f}",
-                f"{row['ratio_q1']:.2f}-{row['ratio_q3']:.2f}",
-                f"{row['compile_ratio']:.1f}",
-                f"{row['extra_temporary_bytes'] / 1024:.1f}",
-                f"{row['extra_state_bytes'] / 1024:.1f}",
-                f"{row['times_memory_limit']:.1f}",
+            shown.add_row(
+                row.variant,
+                f"{row.ratio:.2f}",
+                f"{row.ratio_q1:.2f}-{row.ratio_q3:.2f}",
+                f"{row.compile_ratio:.1f}",
+                f"{row.extra_temporary_bytes / 1024:.1f}",
+                f"{row.extra_state_bytes / 1024:.1f}",
+                f"{row.times_memory_limit:.1f}",
             )
-        console.print(table)
+        console.print(shown)
 
 
-def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
     """Step time over the number of parameters, one leaf, log-log."""
-    rows = [row for row in rows if row["layout"].startswith("one leaf")]
+    rows = [row for row in rows if row.layout.startswith("one leaf")]
     styles = itertools.cycle(
         itertools.product(("o-", "s--"), ("0.1", *plotting.PALETTE)),
     )
     with summary.styled():
         figure, ax = plt.subplots(figsize=(9, 5.4), layout="constrained")
-        for name in dict.fromkeys(row["variant"] for row in rows):
+        for name in dict.fromkeys(row.variant for row in rows):
             line, color = next(styles)
-            mine = [row for row in rows if row["variant"] == name]
-            ax.loglog([row["parameters"] for row in mine], [row["step_ms"] for row in mine], line, color=color,
+            mine = [row for row in rows if row.variant == name]
+            ax.loglog([row.parameters for row in mine], [row.step_ms for row in mine], line, color=color,
                       markersize=4, label=name)  # fmt: skip
         ax.set(xlabel="parameters (one float32 leaf)", ylabel="one step  [ms]", title="update + apply_updates, donated buffers")
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small")
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+        files.save_figure(figure, path, dpi=150)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -331,40 +369,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(width=max(100, Console().width))  # the tables need it, also where the output is no terminal
     console.print(provenance.nested())
 
-    def wanted(name: str) -> bool:
-        return options.layouts is None or any(text in name for text in options.layouts)
-
-    rows: list[dict[str, Any]] = []
+    path = options.out / "step_cost.csv"
+    planned = {name: job for name, job in jobs(options.sizes).items() if any(text in name for text in options.layouts or [""])}
+    table.add(path, Row, [], key=KEY)  # a file that is not ours is to be heard of before anything runs
+    there = {(row.layout, row.variant) for row in table.read(path, Row)}
+    if twice := sorted(there & set(itertools.product(planned, options.variants))):
+        parser.error(
+            f"{path} has {twice[0]} already, and {len(twice) - 1} others of these. Name another folder by --out, or move that "
+            "file away; --layouts and --variants can leave out what is there."
+        )
     try:
-        for layout, shapes in layouts([int(size) for size in options.sizes]).items():
-            if wanted(layout):
-                prepare = functools.partial(prepare_update, shapes=shapes)
-                rows += compare(layout, options.variants, prepare, sum(map(math.prod, shapes)), options.seconds)
-                show(rows[-len(options.variants) :], console)
-        for task, (model, inputs, labels) in tasks().items():
-            if wanted(task):
-                params = model.init(jax.random.key(0), inputs)
-
-                def loss_fn(params: Any, x: Any, y: Any, model: Any = model) -> Any:
-                    return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, x), y).mean()
-
-                prepare = functools.partial(prepare_training, loss_fn=loss_fn, params=params, batch=(inputs, labels))
-                size = sum(leaf.size for leaf in jax.tree.leaves(params))
-                rows += compare(f"{task}, {size} parameters", options.variants, prepare, size, options.seconds, STEPS_A_CALL)
-                show(rows[-len(options.variants) :], console)
+        for name, (prepare, size, steps_a_call) in planned.items():
+            rows = compare(name, options.variants, prepare, size, options.seconds, steps_a_call)
+            table.add(path, Row, rows, key=KEY)
+            show(rows, console)
     except KeyboardInterrupt:
         console.print("Interrupted; what is done so far is written.")
-    if not rows:
-        return
-    options.out.mkdir(parents=True, exist_ok=True)
-    origin = provenance.flat()
-    columns = {**rows[0], **origin}
-    with (options.out / "step_cost.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({**row, **origin} for row in rows)
-    draw(rows, options.out / "step_cost.png")
-    console.print(f"Wrote {options.out / 'step_cost.csv'} and {options.out / 'step_cost.png'}")
+    draw(table.read(path, Row), options.out / "step_cost.png")
+    console.print(f"Wrote {path} and {options.out / 'step_cost.png'}")
 
 
 if __name__ == "__main__":

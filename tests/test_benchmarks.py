@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import char_rnn, digits, paper, phases, sda, sda_phases, sensitivity, step_cost
-from benchmarks.harness import data, provenance, sweep
+from benchmarks.harness import data, provenance, sweep, table
 
 
 def test_digits_ends_in_a_table_and_a_figure(tmp_path, capsys):
@@ -55,25 +55,19 @@ def test_digits_refuses_what_it_cannot_do(arguments):
         digits.main(arguments)
 
 
-def test_step_cost_writes_its_figures(tmp_path):
-    step_cost.main(
-        [
-            "--sizes",
-            "1000",
-            "--layouts",
-            "one leaf",
-            "--variants",
-            "SGD-M",
-            "CTLD gaussian",
-            "--seconds",
-            "0",
-            "--out",
-            str(tmp_path),
-        ]
-    )
-    lines = (tmp_path / "step_cost.csv").read_text().splitlines()
-    assert len(lines) == 3
+def test_step_cost_writes_its_figures_and_measures_nothing_twice(tmp_path, capsys):
+    smallest = ["--sizes", "1000", "--layouts", "one leaf", "--seconds", "0", "--out", str(tmp_path), "--variants"]
+    step_cost.main([*smallest, "SGD-M", "CTLD gaussian"])
+    first = (tmp_path / "step_cost.csv").read_text()
+    assert len(first.splitlines()) == 3
     assert (tmp_path / "step_cost.png").exists()
+    with pytest.raises(SystemExit):
+        step_cost.main([*smallest, "SGD-M", "Adam"])
+    assert "has ('one leaf, 1e3', 'SGD-M') already, and 0 others of these. Name another folder" in capsys.readouterr().err
+    assert (tmp_path / "step_cost.csv").read_text() == first
+    step_cost.main([*smallest, "Adam"])
+    assert (tmp_path / "step_cost.csv").read_text().startswith(first)
+    assert [row.variant for row in table.read(tmp_path / "step_cost.csv", step_cost.Row)] == ["SGD-M", "CTLD gaussian", "Adam"]
 
 
 TINY = ["--steps", "3", "--trials", "2", "--seeds", "2", "--methods", "SGD-M", "CTLD"]

@@ -36,7 +36,7 @@ def experiment(ran=None, *, at_once=2, maximize=False, slow=0.0):
         ones = np.ones_like(rate)
         return [Point(10 * (i + 1), ones, sign * validation, rate, math.nan * ones) for i in range(3)]
 
-    return sweep.Experiment("toy", "error", {"steps": 30}, lambda _: train, at_once, maximize)
+    return sweep.Experiment("toy", "error", {"steps": 30}, lambda _: train, at_once, last_step=30, maximize=maximize)
 
 
 def run(path, ran=None, **options):
@@ -82,7 +82,7 @@ def test_the_tuner_never_sees_a_test_figure(tmp_path):
 def test_only_settings_of_the_budget_can_be_chosen(tmp_path):
     path = tmp_path / "results.csv"
     lucky = run(path)[0]._replace(hyperparameters='{"learning_rate": 0.05, "temperature": 1e-06}', validation=0.0)
-    sweep.append(path, [lucky])
+    sweep.add(path, [lucky])
     tried = sweep.settings(METHODS["one"], 6)
     assert sweep.best(sweep.read(path), experiment(), "one", tried)["learning_rate"] != 0.05
     with pytest.raises(ValueError, match="was not tried"):
@@ -163,11 +163,40 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
     assert len(rows) == len(whole)
 
 
-def test_a_file_of_another_version_is_not_spoilt(tmp_path):
+def test_a_trial_that_was_cut_short_is_run_again_and_the_rest_of_it_added(tmp_path):
+    path, ran = tmp_path / "results.csv", []
+    whole = run(path)
+    lines = path.read_text().splitlines(keepends=True)
+    cut = next(i for i, row in enumerate(whole, start=1) if row.stage == "report" and row.step == 20)
+    path.write_text("".join(lines[:cut] + lines[cut + 2 :]))  # two of the three points of a trial are gone
+    rows = run(path, ran)
+    assert len(ran) == 1
+    assert sorted(row[:7] for row in rows) == sorted(row[:7] for row in whole)
+
+
+def test_a_trial_that_is_repeated_must_give_the_same(tmp_path):
     path = tmp_path / "results.csv"
-    path.write_text("experiment,score\ntoy,1\n")
-    with pytest.raises(ValueError, match="has the columns"):
-        sweep.append(path, [])
+    rows = run(path)
+    held = path.read_bytes()
+    sweep.add(path, [rows[0]._replace(seconds=99.0)])
+    with pytest.raises(ValueError, match=r"other figures for it: train is 1\.0 there, of commit .* and 2\.0 now\. Nothing was"):
+        sweep.add(path, [rows[-1]._replace(seed=77), rows[0]._replace(train=2.0)])
+    assert path.read_bytes() == held
+
+
+@pytest.mark.parametrize("columns", [["experiment", "score"], [*sweep.Row._fields, "commit"]], ids=["foreign", "of old"])
+def test_another_file_is_heard_of_before_anything_runs(columns, tmp_path):
+    path, ran = tmp_path / "results.csv", []
+    path.write_text(",".join(columns) + "\n")
+    with pytest.raises(ValueError, match=r"has the columns \['experiment', .*Name another file"):
+        run(path, ran)
+    assert ran == []
+    assert path.read_text() == ",".join(columns) + "\n"
+
+
+def test_an_experiment_says_where_its_trials_end(tmp_path):
+    with pytest.raises(ValueError, match="toy ends at step 30, and its last_step is 40"):
+        sweep.sweep(experiment()._replace(last_step=40), METHODS, path=tmp_path / "results.csv", trials=1)
 
 
 def test_settings_fill_their_ranges_and_are_shared():

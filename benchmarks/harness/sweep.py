@@ -2,7 +2,7 @@
 
 A *trial* is one training run: a method, its hyperparameters, a seed. `sweep` gives each method the same number of trials from
 the same quasi-random sequence, keeps the one with the best validation figure, and trains it again on seeds that the tuner has
-not seen. The rows of a trial are appended to the CSV in one piece when it ends, so that a sweep that was interrupted, or that
+not seen. The rows of a trial come into the CSV in one piece when it ends, so that a sweep that was interrupted, or that
 gains a method or more trials, runs what is missing and nothing else. `python -m benchmarks.paper` draws all tables and figures
 from the CSV and nothing else.
 
@@ -75,6 +75,7 @@ class Experiment(NamedTuple):
     config: Mapping[str, int | float | str]  # all that makes two results comparable
     prepare: Callable[[Method], Trainer]
     at_once: int  # trials under one vmap, best a divisor of both the trials and the report seeds
+    last_step: int  # of a trial: one without the row of it was cut short
     maximize: bool = False
 
 
@@ -114,8 +115,9 @@ def read(path: pathlib.Path = CSV) -> list[Row]:
     return table.read(path, Row)
 
 
-def append(path: pathlib.Path, rows: Iterable[Row]) -> None:
-    table.append(path, Row, rows)
+def add(path: pathlib.Path, rows: Iterable[Row]) -> None:
+    key = ("experiment", "config", "method", "stage", "hyperparameters", "seed", "step", "metric")
+    table.add(path, Row, rows, key=key, varying=["seconds"])
 
 
 def settings(method: Method, trials: int) -> list[dict[str, float]]:
@@ -143,12 +145,13 @@ def run(
     path: pathlib.Path,
     console: Console,
 ) -> None:
-    """Runs those of the `wanted` (hyperparameters, seed) that the CSV does not hold, `at_once` at a time.
+    """Runs those of the `wanted` (hyperparameters, seed) that the CSV does not hold to the end, `at_once` at a time.
 
     A reported trial keeps its whole curve, a tuning trial the last point without the test figure.
     """
     config = as_json(experiment.config)
-    done = {row.trial for row in read(path)}
+    add(path, [])  # a file that is not ours is to be heard of before anything runs
+    done = {row.trial for row in read(path) if row.step >= experiment.last_step}
     missing = [
         (hyper, seed)
         for hyper, seed in wanted
@@ -161,6 +164,8 @@ def run(
         seeds = jnp.asarray([seed for _, seed in batch])
         points = trainer(stacked, seeds)
         seconds = (time.perf_counter() - began) / len(batch)
+        if points[-1].step != experiment.last_step:
+            raise ValueError(f"{experiment.name} ends at step {points[-1].step}, and its last_step is {experiment.last_step}.")
         rows = [
             Row(experiment.name, config, name, stage, as_json(hyper), seed, point.step, experiment.metric,
                 float(point.train[i]), float(point.validation[i]), float(point.test[i]) if stage == "report" else math.nan,
@@ -168,7 +173,7 @@ def run(
             for i, (hyper, seed) in enumerate(batch)
             for point in (points if stage == "report" else points[-1:])
         ]  # fmt: skip
-        append(path, rows)
+        add(path, rows)
         console.print(f"{experiment.name}: {stage} {name}, {len(batch)} trials of {seconds:.1f} s")
 
 
@@ -294,5 +299,4 @@ def _run_and_tell(
         console.print("Interrupted: the trials that ended are in the CSV, and the same command goes on from there.")
     rows = newest(read(options.csv), experiment.name)
     if any(row.stage == "report" for row in rows):
-        options.out.mkdir(parents=True, exist_ok=True)
         console.print(summarize(rows, options.out), markup=False, soft_wrap=True)
