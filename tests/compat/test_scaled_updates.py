@@ -48,7 +48,7 @@ def test_a_plateau_behind_the_sampler_cools_it_and_in_its_learning_rate_does_not
 
 
 def test_mechanize_cools_by_the_factor_that_it_has_found():
-    """Begun ten deviations off, it raises its first factor, 1e-6, within a hundred steps to 0.025, and lowers it slowly then."""
+    """Begun ten deviations off, it raises its first factor, 1e-6, in a hundred steps to 0.025, and lowers it slowly then."""
     tx = contrib.mechanize(ctld_optax.baselines.sghmc(RATE, TEMPERATURE, key=0))
 
     def step(carry, _):
