@@ -97,7 +97,8 @@ def sample(
       `sample_stats` has `lp` (the log density), `energy` (with the kinetic one), `energy_error`, `diverging`, and with
       tempering `alpha` and `beta` of each sample. Its attributes: `gradients` and `warmup_gradients` of all chains,
       `learning_rate`, `metric_change` (the factor by which the last window changed the metric: near 1 if the warm-up has
-      converged), and `left_modes` (chains whose own mode had no mass to speak of).
+      converged), `left_modes` (chains whose own mode had no mass to speak of), `num_params` and, with tempering,
+      `bias_missing` (how much of the bias has still to fill). :func:`ctld_optax.diagnostics.report` judges it.
 
     Raises:
       ValueError: if there is no bottom to `loss_fn`, as when the log density comes in its place; or a number is out of range.
@@ -174,7 +175,10 @@ def sample(
         learning_rate=float(metric.learning_rate),
         metric_change=float(change),
         left_modes=int(jnp.sum(~found.kept)),
+        num_params=size,
     )
+    if tempering is not None and isinstance(bias, AdaptiveBiasingForce):
+        data.sample_stats.attrs["bias_missing"] = float(jnp.max(bias.missing(chains.state.bias)))
     return data
 
 

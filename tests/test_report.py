@@ -184,7 +184,8 @@ def test_a_bad_run_is_named(name):
 def test_every_finding_has_a_bad_run():
     table = diagnostics.report.__doc__.split("=\n")[2]
     named = {wanted for wanted, *_ in BAD.values()} | {wanted for wanted, *_ in ELSEWHERE.values()}
-    assert {line.split()[0] for line in table.splitlines()[:-1]} == named
+    # Those of samples have theirs in test_report_chains.
+    assert {line.split()[0] for line in table.splitlines()[:-1] if "samples:" not in line} == named
 
 
 GOOD = {
@@ -269,6 +270,21 @@ def test_what_more_than_one_phase_or_chain_shows_is_named(name):
     (found,) = [finding for finding in bad().findings if finding.name == wanted]
     assert advice in found.advice
     assert wanted not in {finding.name for finding in good().findings}
+
+
+@pytest.mark.parametrize(("ratio", "is_found"), [(1.09, False), (1.11, True)])
+def test_replicas_disagree_from_a_deviation_of_a_tenth_more_on(ratio, is_found):
+    """Losses of two chains with mean and variance known: all together deviate `ratio` times as much as within one."""
+    constant = ctld_optax.posterior_sampler(0.1, key=0, tempering=None)
+    trajectory, *_ = run(constant, gaussian, jnp.ones(3), 2_000)
+    both = jax.tree.map(lambda row: np.stack([row, row]), trajectory)
+    value = np.random.default_rng(0).normal(size=(2, 2_000))
+    settled = value[:, 400:]
+    value = (value - settled.mean(axis=1, keepdims=True)) / settled.std(axis=1, keepdims=True)
+    value[1] += np.sqrt(2.0 * (ratio**2 - 1.0))  # the variance of two means is half the square of their difference
+    report = diagnostics.report(both, constant, value=value)
+    assert report.figures["deviation of the loss, all replicas over one"] == pytest.approx(ratio)
+    assert [finding.name for finding in report.findings] == ["replicas_disagree"] * is_found
 
 
 def test_a_loss_that_is_finite_and_higher_than_ever_has_diverged_too():

@@ -95,6 +95,10 @@ class AdaptiveBiasingForce:
             bias = jax.lax.dynamic_update_slice_in_dim(bias, jnp.stack([count, mean]), where.left, axis=1)
         return bias
 
+    def missing(self, bias: Any) -> jax.Array:
+        """The share of the mean force that few visits hold back, over all nodes: 1 at first, and 0 when alpha is flat."""
+        return jnp.mean(self.min_samples / (jnp.asarray(bias)[..., 0, :] + self.min_samples), axis=-1)
+
     def potential(self, bias: jax.Array, alpha: jax.Array, limit: float) -> jax.Array:
         """V_b(alpha): the exact integral of `gradient` from -limit, in units of k_B T_c; same shape as `alpha`."""
         left, fraction, spacing = grid.place(alpha, limit, self.num_bins, bias.dtype)

@@ -129,7 +129,7 @@ def bias(run: Run) -> Finding | str | None:
     grid = np.asarray(ctld_state(run.state).bias, np.float64)
     grid = grid.reshape(-1, *grid.shape[-2:])
     if isinstance(kind, AdaptiveBiasingForce):
-        missing = float(np.mean(kind.min_samples / (grid[:, 0] + kind.min_samples)))
+        missing = float(kind.missing(grid).mean())
         run.figures["share of the mean force missing"] = missing
         if missing < 0.1:
             return None

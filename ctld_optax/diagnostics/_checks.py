@@ -25,9 +25,11 @@ def numbers(run: Run) -> Finding | None:
             'a temperature above 0; or coupling="standardized", or tempering=None, for a run that ends at 0.',
             {"skipped": skipped, "share": share},
         )
+    each = run.rows.skipped[:, -1]
+    whose = f", most of them, {each.max():,.0f}, of replica {each.argmax()} of {run.replicas}" if run.replicas > 1 else ""
     return Finding(
         "steps_skipped",
-        f"in {skipped:,.0f} steps ({share:.2%}) the value or the gradient was not finite.",
+        f"in {skipped:,.0f} steps ({share:.2%}) the value or the gradient was not finite{whose}.",
         "lower learning_rate or temperature, or clip the gradient before the sampler: optax.chain("
         "optax.clip_by_global_norm(...), sampler). If it happens whatever they are, look at the data.",
         {"skipped": skipped, "share": share},

@@ -6,7 +6,7 @@ from typing import Any
 
 from ctld_optax._checked import checked
 from ctld_optax._dynamics.langevin import LangevinTransformation
-from ctld_optax.diagnostics import _alpha_checks, _checks
+from ctld_optax.diagnostics import _alpha_checks, _checks, _draws
 from ctld_optax.diagnostics._run import Finding, Run
 from ctld_optax.diagnostics._snapshot import Snapshot
 
@@ -27,6 +27,21 @@ CHECKS: Mapping[Callable[[Run], Finding | str | None], frozenset[str]] = {
     _alpha_checks.bias: WILD | {"alpha_stuck", "too_short"},
     _checks.replicas_agree: WILD | {"too_short", "replicas_share_noise"},
 }
+NO_CHAINS = frozenset({"draws_not_finite", "replicas_share_noise"})
+APART = NO_CHAINS | {"chain_stuck", "mode_missed", "replicas_disagree"}
+DRAW_CHECKS: Mapping[Callable[[_draws.Draws], Finding | str | None], frozenset[str]] = {
+    _draws.finite: frozenset(),
+    _draws.streams: frozenset({"draws_not_finite", "replicas_share_noise"}),
+    _draws.divergences: NO_CHAINS,
+    _draws.step: NO_CHAINS | {"steps_diverged"},
+    _draws.warmup: NO_CHAINS | {"steps_diverged", "step_too_large"},
+    _draws.bias: NO_CHAINS,
+    _draws.stuck: NO_CHAINS,
+    _draws.modes: NO_CHAINS | {"chain_stuck", "bias_filling", "step_too_large"},
+    _draws.agreement: APART | {"bias_filling", "warmup_unfinished", "step_too_large"},
+    _draws.size: APART | {"steps_diverged", "step_too_large", "warmup_unfinished", "bias_filling"},
+}
+OF_SAMPLE = frozenset({_draws.divergences, _draws.warmup, _draws.bias})  # asked of what `posterior.sample` returns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +74,11 @@ class Report:
 
 @checked(sampler="It is what `ctld` returned, the one that was given to `phase_switch`.")
 def report(
-    trajectory: Snapshot,
+    trajectory: Any,
     sampler: LangevinTransformation | None = None,
     *,
     value: Any = None,
+    samples: Any = None,
     num_params: int | None = None,
     state: Any = None,
     initial_value: float | None = None,
@@ -89,40 +105,90 @@ def report(
     replicas_share_noise     two replicas have one key, and so the same noise
     replicas_disagree        hamiltonian coupling: the replicas' losses differ by more than their scatter
     leaves_without_gradient  a parameter array's gradient is 0 throughout: it diffuses
+    draws_not_finite         samples: a chain has draws that are not finite
+    chain_stuck              samples: a chain repeats its draws, or fills less than a twentieth of what the others do
+    steps_diverged           samples: more than 1 % of the steps of a chain were not taken
+    step_too_large           samples: the energy error of a step is above 0.25 k_B T per sqrt(d)
+    warmup_unfinished        samples: the last window of the warm-up changed the metric by a factor of 4 or more
+    mode_missed              samples: beyond a gap there are draws of some chains and none of others
+    too_few_draws            samples: an effective size, bulk or tail, of less than 100 a chain
     =======================  ==========================================================================================
 
+    Of samples, `replicas_share_noise` are chains that are equal, `replicas_disagree` is a rank-normalised split R-hat above
+    1.05 of any number or of the log density, and `bias_filling` what `sample` says of its bias. R-hat and effective sizes are
+    ArviZ's.
+
     A trouble hides those that follow from it: more than 1 % of steps skipped hide all others, an alpha that is outside or
-    driven those of momenta, loss and energy.
+    driven those of momenta, loss and energy, chains that are apart their effective size.
+
+    Example::
+
+        data = ctld_optax.posterior.sample(lambda x: 0.5 * jnp.sum(x**2), jnp.zeros(2), key=0)
+        print(ctld_optax.diagnostics.report(data))
 
     Args:
       trajectory: snapshots of a run, each step or equally spaced ones (a :class:`~ctld_optax.recorder.Recorder`'s), with time
         on the last axis and any axes of replicas before it, which are pooled. Of steps after the hand-over only the loss
-        is looked at.
+        is looked at. Or what :func:`ctld_optax.posterior.sample` returned, an `arviz.InferenceData`, and nothing else.
       sampler: what `ctld` returned, for its settings; None: the defaults, learning rate and temperature unknown.
       value: the losses given as `value`, same shape as `trajectory.alpha`.
+      samples: the parameters that each `value` is of, a pytree whose leading axes are the trajectory's; those at the base
+        temperature, but for the first fifth, are judged as the samples of a posterior.
       num_params: d, how many parameters there are (not arrays).
       state: the state after the run, for the bias and the keys; with replicas' axes if the trajectory has them.
       initial_value: the loss before the first step, if the recorded steps begin later.
-      grads: a gradient of the run, for leaves that have none.
+      grads: a gradient of the run, for leaves that have none; or those of all `samples`, likewise, for the energy error.
 
     Raises:
-      ValueError: for an empty trajectory, or a `value` of another shape.
+      ValueError: for an empty trajectory, or a `value` or `samples` of another shape.
+      TypeError: if `trajectory` is neither of the two, or there is anything beside an `arviz.InferenceData`.
+      ImportError: for samples, without ArviZ (`pip install 'ctld-optax[posterior]'`).
     """
+    if hasattr(getattr(trajectory, "posterior", None), "data_vars"):
+        others = {"sampler": sampler, "value": value, "samples": samples, "num_params": num_params, "state": state}
+        others |= {"initial_value": initial_value, "grads": grads}
+        for name, other in others.items():
+            if other is not None:
+                raise TypeError(f"{name} must be left out beside an arviz.InferenceData, which holds all that is asked of it.")
+        return _judged(DRAW_CHECKS, _draws.of_data(trajectory), [], [])
+    if not isinstance(trajectory, Snapshot):
+        raise TypeError(
+            "trajectory must be a Snapshot, of diagnostics.snapshot at each step, or an arviz.InferenceData, got "
+            f"{trajectory!r:.60}, of type {type(trajectory).__name__}."
+        )
     run = Run(trajectory, sampler, value, num_params, state, initial_value, grads)
     skipped = _checks.numbers(run)
     findings = [] if skipped is None else [skipped]
-    unchecked: list[str] = []
     if skipped is not None and skipped.figures["share"] > MOST_SKIPPED:
         return Report((skipped,), run.figures, ("everything else: too many steps were skipped.",))
-    for check, hidden_by in CHECKS.items():
+    if samples is None:
+        return _judged(CHECKS, run, findings, [])
+    # Of samples there is more to say than of the loss alone.
+    found = _judged(
+        {check: hidden for check, hidden in CHECKS.items() if check is not _checks.replicas_agree}, run, findings, []
+    )
+    draws = _draws.of_samples(samples, run)
+    if draws is None:
+        return dataclasses.replace(
+            found, unchecked=(*found.unchecked, "the samples: a chain has too few at the base temperature.")
+        )
+    draws.figures = run.figures | draws.figures
+    asked = {check: hidden for check, hidden in DRAW_CHECKS.items() if check not in OF_SAMPLE}
+    return _judged(asked, draws, [*found.findings], [*found.unchecked])
+
+
+def _judged(
+    checks: Mapping[Callable[[Any], Any], frozenset[str]], what: Any, findings: list[Finding], unchecked: list[str]
+) -> Report:
+    for check, hidden_by in checks.items():
         if any(finding.name in hidden_by for finding in findings):
             continue
-        found = check(run)
+        found = check(what)
         if isinstance(found, Finding):
             findings.append(found)
         elif found is not None:
             unchecked.append(found)
-    return Report(tuple(findings), run.figures, tuple(unchecked))
+    return Report(tuple(findings), what.figures, tuple(unchecked))
 
 
 def _figure(value: float) -> str:

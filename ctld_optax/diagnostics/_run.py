@@ -74,7 +74,8 @@ class Run:
 
         # After the hand-over, and on micro-steps, the sampler stands still.
         count = rows(columns.count)[0]
-        moved = np.diff(count, prepend=count[0] - 1) > 0
+        self.shape = alpha.shape
+        self.moved = moved = np.diff(count, prepend=count[0] - 1) > 0
         self.rows = Snapshot(*(rows(array)[:, moved] for array in columns))
         self.value = None if value is None else rows(value)[:, moved]
         self.value_after = None if value is None else rows(value)[:, np.flatnonzero(moved)[-1] + 1 :]
