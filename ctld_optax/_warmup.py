@@ -1,6 +1,7 @@
 r"""How chains find the scale of a target by themselves: a mode, the curvature there, then windows of sampling.
 
-1. *Descend.* Each chain runs L-BFGS from where it begins, in units that the secants of some small steps give.
+1. *Descend.* Each chain runs L-BFGS from where it begins, in units that the secants of some small steps give; from where it
+   gets stuck it goes on by Newton's steps.
 2. *Compare.* A mode whose mass in Laplace's approximation, :math:`e^{-U} |\nabla^2 U|^{-1/2}`, is less than `NEGLIGIBLE` times
    that of the best is left for the best one. Modes that count stay apart.
 3. *Spread.* The metric is the mean curvature of the modes, by absolute eigenvalue; each chain begins at a draw of the normal
@@ -31,7 +32,7 @@ from ctld_optax._chains import Target, Trace
 from ctld_optax._dynamics.preconditioner import Dense, Diagonal, absolute
 
 PROBES = 64  # secants of which the first scale is made
-DESCENT = 200  # iterations of L-BFGS at most
+DESCENT = 200  # iterations of a search at most
 NEGLIGIBLE = 1e-6
 LARGEST_DENSE = 200
 CLIP = 3.0  # the largest norm of a gradient in a window, in units of sqrt(d)
@@ -85,7 +86,7 @@ def find(target: Target, positions: jax.Array, learning_rate: jax.Array, key: ja
     masses = -energies - 0.5 * log_determinants
     masses = jnp.where(jnp.isfinite(masses), masses, -jnp.inf)  # a search that ended nowhere, or where there is no curvature
     best = jnp.argmax(masses)
-    kept = masses > masses[best] + jnp.log(NEGLIGIBLE)
+    kept = masses >= masses[best] + jnp.log(NEGLIGIBLE)
     modes, curvatures = (jnp.where(_column(kept, x), x, x[best]) for x in (modes, curvatures))
     coordinates = _coordinates_of(jnp.mean(curvatures, axis=0))
 
@@ -160,6 +161,15 @@ def _secant_curvature(target: Target, position: jax.Array, key: jax.Array) -> ja
 
 def _descend(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A mode, as near as a thousandth of k_B T tells, and the gradients taken on the way."""
+    position, count = _quasi_newton(target, position, key)
+    # Where scales are parameters, walls rise as e^(2x): there a search is stuck whose units are those of one place. Where the
+    # first has found a mode, one step of the second sees it.
+    position, more = _newton(target, position, key)
+    return position, count + more
+
+
+def _quasi_newton(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """L-BFGS, until a step falls by less than a thousandth of k_B T or none is found that falls."""
     scale = jax.lax.rsqrt(_secant_curvature(target, position, key))
     energy = lambda z: target.total(scale * z)
     search = optax.scale_by_zoom_linesearch(max_linesearch_steps=15, initial_guess_strategy="one")
@@ -167,22 +177,50 @@ def _descend(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.A
     value_and_grad = optax.value_and_grad_from_state(energy)
 
     def goes_on(carry: Any) -> jax.Array:
-        *_, iteration, _, is_done = carry
-        return (iteration < DESCENT) & ~is_done
+        *_, iteration, _, fall = carry
+        return (iteration < DESCENT) & (fall >= 1e-3)
 
     def iterate(carry: Any) -> Any:
         z, state, iteration, count, _ = carry
         value, grad = value_and_grad(z, state=state)
         updates, state = optimizer.update(grad, state, z, value=value, grad=grad, value_fn=energy)
-        reached = state[-1].value
-        moved = z + updates
-        is_good = jnp.all(jnp.isfinite(moved)) & jnp.isfinite(reached)
+        moved, fall = z + updates, value - state[-1].value
+        fall = jnp.where(jnp.isfinite(fall) & jnp.all(jnp.isfinite(moved)), fall, -jnp.inf)
         count = count + state[-1].info.num_linesearch_steps
-        return jnp.where(is_good, moved, z), state, iteration + 1, count, (value - reached < 1e-3) | ~is_good
+        return jnp.where(fall >= 0.0, moved, z), state, iteration + 1, count, fall
 
     start = position / scale
-    z, _, _, count, _ = jax.lax.while_loop(goes_on, iterate, (start, optimizer.init(start), 0, 0, jnp.asarray(False)))
+    beginning = (start, optimizer.init(start), 0, 0, jnp.asarray(jnp.inf, start.dtype))
+    z, _, _, count, _ = jax.lax.while_loop(goes_on, iterate, beginning)
     return scale * z, PROBES + 1 + count
+
+
+def _newton(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Steps by the absolute Hessian (Dauphin et al. 2014), each as long as of sixteen lengths is best, likewise."""
+    lengths = 10.0 ** -jnp.arange(16.0, dtype=position.dtype)
+    is_dense = position.size <= LARGEST_DENSE
+    # A Hessian-vector product costs about two gradients, an energy about half of one.
+    cost = 1 + lengths.size // 2 + (2 * position.size if is_dense else PROBES)
+
+    def goes_on(carry: Any) -> jax.Array:
+        _, iteration, fall = carry
+        return (iteration < DESCENT) & (fall >= 1e-3)
+
+    def iterate(carry: Any) -> Any:
+        position, iteration, _ = carry
+        value, grad = jax.value_and_grad(target.total)(position)
+        if is_dense:
+            step = jnp.linalg.solve(absolute(jax.hessian(target.total)(position), FLOOR), grad)
+        else:
+            step = grad / _secant_curvature(target, position, jax.random.fold_in(key, iteration))
+        places = position - lengths[:, None] * step
+        energies = jax.vmap(target.total)(places)
+        falls = value - jnp.where(jnp.isfinite(energies), energies, jnp.inf)
+        best = jnp.argmax(falls)
+        return jnp.where(falls[best] > 0.0, places[best], position), iteration + 1, falls[best]
+
+    position, iterations, _ = jax.lax.while_loop(goes_on, iterate, (position, 0, jnp.asarray(jnp.inf, position.dtype)))
+    return position, cost * iterations
 
 
 def _column(flags: jax.Array, like: jax.Array) -> jax.Array:

@@ -3,9 +3,10 @@ r"""The noise of the parameters: independent standard variates, one a parameter,
 The random bits are what a Langevin step costs: drawn by `jax.random.normal` they take some twenty times as long as the whole
 of `optax.sgd`. Here the key only seeds a *counter-based* generator that is a handful of elementwise integer operations: a
 bijective hash of i, the index of the parameter in its leaf, keyed by 64 fresh bits a step, from the user's own generator, plus
-64 constant bits a leaf (`_hash`; the deeper `_double_hash` for `gaussian`, whose tail hangs on all the bits of a
-word). XLA fuses it into the momentum update: no array of bits or noise is ever in memory, any sharding of the parameters shards
-the noise with no communication, and the noise of a parameter does not depend on the sharding.
+64 constant bits a leaf. How deep a hash must be hangs on the source: one that only compares the word with constants hears its
+upper bits alone, the tail of `gaussian` hangs on all of them. XLA fuses it into the momentum update: no array of bits or noise
+is ever in memory, any sharding of the parameters shards the noise with no communication, and the noise of a parameter does not
+depend on the sharding.
 
 A *source* turns one 32-bit word into one variate with mean 0 and variance 1. All draw in float32 whatever the parameters'
 dtype: noise drawn in bfloat16 has 128 values and the wrong kurtosis. Packing several variates into a word would save nothing:
@@ -42,7 +43,7 @@ import numpy as np
 from ctld_optax._arrays import shards
 
 Source = Callable[[jax.Array], jax.Array]
-Hash = Callable[[jax.Array, jax.Array], jax.Array]
+Hash = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 _SIGN = np.uint32(0x80000000)
 _ONE = np.uint32(0x3F800000)  # the bits of 1.0
@@ -124,7 +125,6 @@ SOURCES: dict[str, Source] = {
     "three_point": three_point,
     "rademacher": rademacher,
 }
-_OF_FEW_BITS = (irwin_hall, three_point, rademacher)
 
 
 def draw(key: jax.Array, like: Any, source: Source, specs: Any = None) -> Any:
@@ -132,22 +132,24 @@ def draw(key: jax.Array, like: Any, source: Source, specs: Any = None) -> Any:
 
     Args:
       key: a typed key fresh from `jax.random.split` or `fold_in`, used up; or the words of one (:func:`words_of`), to draw
-        the same again.
+        the same again; or those of k keys, of shape (k, 2), which costs half as much to compile as k draws.
       like: a pytree of arrays whose shapes are to be had.
       source: turns uniform 32-bit words into variates.
       specs: inside `jax.shard_map`, how the whole arrays are cut; a pytree prefix of `PartitionSpec`.
 
     Returns:
-      A pytree like `like`, float32 throughout.
+      A pytree like `like`, float32 throughout; of k keys, with a leading axis of length k.
     """
     leaves, treedef = jax.tree.flatten(like)
     if not leaves:
         return like
-    step_seed = words_of(key)
+    words = words_of(key)
+    if words.ndim == 1:
+        return jax.tree.map(lambda drawn: drawn[0], draw(words[None], like, source, specs))
     # One draw for all leaves, set apart by constants. As arrays of their own, not as numbers or rows of a table, the constants
     # stay outside the compiled loops, and leaves of one shape share one: 400 leaves compile in seconds, not in minutes.
-    offsets = np.random.Philox(key=0).random_raw(len(leaves)).view(np.uint32).reshape(-1, 2)
-    seeds = [step_seed + jnp.asarray(row) for row in offsets]
+    offsets = np.random.Philox(key=0).random_raw(len(leaves)).view(np.uint32).reshape(-1, 1, 2)
+    seeds = [words + jnp.asarray(row) for row in offsets]
     leaf_specs = shards.spec_leaves(specs, like)
     return treedef.unflatten(
         [_draw_leaf(seed, leaf, spec, source) for seed, leaf, spec in zip(seeds, leaves, leaf_specs, strict=True)]
@@ -156,7 +158,7 @@ def draw(key: jax.Array, like: Any, source: Source, specs: Any = None) -> Any:
 
 def standard_normal(key: jax.Array, dtype: Any) -> jax.Array:
     """One standard normal variate, shape (); `key` as in :func:`draw`."""
-    return gaussian(random_words(words_of(key), jnp.zeros(()), None, _double_hash)).astype(dtype)
+    return gaussian(random_words(words_of(key)[None], jnp.zeros(()), None, _double_hash))[0].astype(dtype)
 
 
 def words_of(key: jax.Array) -> jax.Array:
@@ -168,21 +170,21 @@ def words_of(key: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "source"))  # so that leaves of one shape are traced once
-def _draw_leaf(seed: jax.Array, like: jax.Array, spec: Any, source: Source) -> jax.Array:
-    return source(random_words(seed, like, spec, _hash if source in _OF_FEW_BITS else _double_hash))
+def _draw_leaf(seeds: jax.Array, like: jax.Array, spec: Any, source: Source) -> jax.Array:
+    return source(random_words(seeds, like, spec, _HASHES.get(source, _double_hash)))
 
 
-def random_words(seed: jax.Array, like: jax.Array, spec: Any, hashed: Hash) -> jax.Array:
-    """uint32 words in the shape of `like`, uniform for a uniform `seed` of shape (2,).
+def random_words(seeds: jax.Array, like: jax.Array, spec: Any, hashed: Hash) -> jax.Array:
+    """uint32 words of shape (k, *like.shape), uniform for uniform `seeds` of shape (k, 2).
 
     The counter is the row-major index in the whole array, of which `like` is one block if there is a `spec`.
     """
     whole, offset = shards.block(like.shape, spec)
-    sharding = shards.explicit_sharding(like)
+    shape, sharding = (len(seeds), *like.shape), shards.explicit_sharding(like, leading=1)
     counter: jax.Array = jnp.zeros((), jnp.uint32)
     stride = 1
     for dimension in reversed(range(like.ndim)):
-        index = jax.lax.broadcasted_iota(jnp.uint32, like.shape, dimension, out_sharding=sharding)
+        index = jax.lax.broadcasted_iota(jnp.uint32, shape, 1 + dimension, out_sharding=sharding)
         # Zeros and ones are left out where they can be: over 400 leaves their operations cost a second of compilation.
         if spec is not None:
             index = index + jnp.asarray(offset[dimension], jnp.uint32)
@@ -190,25 +192,33 @@ def random_words(seed: jax.Array, like: jax.Array, spec: Any, hashed: Hash) -> j
         stride *= whole[dimension]
     if stride > 2**32:
         raise ValueError(f"a parameter of more than 2^32 elements, here {whole}, has no noise of its own; split it.")
-    return hashed(counter, seed)
+    first, second = (jax.lax.expand_dims(seeds[:, half], range(1, len(shape))) for half in (0, 1))
+    return hashed(counter, first, second)
 
 
-def _hash(counter: jax.Array, seed: jax.Array) -> jax.Array:
-    """A bijection of the counter, keyed by 64 bits (constants: C. Wellons' triple32).
+def _upper_hash(counter: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """A bijection of the counter, keyed by 64 bits, of which the upper bits are well mixed. No source hears the others.
 
-    The key comes first: XLA would take what hangs on the counter alone out of a training loop, as an array in memory.
+    The key comes first: XLA would take what hangs on the counter alone out of a training loop, as an array in memory. With a
+    round less, differences of 2^12 and of 2^31 + 2^15 show in pairs of variates.
     """
-    x = counter ^ seed[0]
-    x = (x ^ (x >> 17)) * np.uint32(0xED5AD4BB)
-    x = x + seed[1]
+    x = (counter ^ first) * np.uint32(0xED5AD4BB) + second
+    x = (x ^ (x >> 16)) * np.uint32(0x21F0AAAD)
+    return (x ^ (x >> 15)) * np.uint32(0xD35A2D97)
+
+
+def _hash(counter: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """The same, good in all its bits (constants: C. Wellons' triple32)."""
+    x = counter ^ first
+    x = (x ^ (x >> 17)) * np.uint32(0xED5AD4BB) + second
     x = (x ^ (x >> 11)) * np.uint32(0xAC4C1B51)
     x = (x ^ (x >> 15)) * np.uint32(0x31848BAB)
     return x ^ (x >> 14)
 
 
-def _double_hash(counter: jax.Array, seed: jax.Array) -> jax.Array:
+def _double_hash(counter: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
     """The same at a third more operations, such that every bit of the counter and of the key turns half of the word's."""
-    return _mix(_mix(counter ^ seed[0]) + seed[1])
+    return _mix(_mix(counter ^ first) + second)
 
 
 def _mix(x: jax.Array) -> jax.Array:
@@ -216,6 +226,14 @@ def _mix(x: jax.Array) -> jax.Array:
     x = (x ^ (x >> 16)) * np.uint32(0x21F0AAAD)
     x = (x ^ (x >> 15)) * np.uint32(0xD35A2D97)
     return x ^ (x >> 15)
+
+
+_HASHES: dict[Source, Hash] = {
+    three_point: _upper_hash,
+    rademacher: _upper_hash,
+    irwin_hall: _hash,
+    gaussian: _double_hash,
+}
 
 
 def _polynomial(coefficients: Sequence[float], x: jax.Array) -> jax.Array:

@@ -48,13 +48,16 @@ def specs_in_scope(specs: Any) -> Any:
     return specs
 
 
-def explicit_sharding(array: jax.Array) -> Any:
+def explicit_sharding(array: jax.Array, leading: int = 0) -> Any:
     """What the type of an array says about its sharding: something on a mesh with Explicit axes, None otherwise.
 
-    An array made from nothing (`iota`) must be told, or each device would make the whole of it.
+    An array made from nothing (`iota`) must be told, or each device would make the whole of it. `leading` axes before those
+    of `array` are whole on each device.
     """
     sharding = jax.typeof(array).sharding
-    return sharding if any(entry is not None for entry in sharding.spec) else None
+    if all(entry is None for entry in sharding.spec):
+        return None
+    return sharding.update(spec=jax.sharding.PartitionSpec(*[None] * leading, *sharding.spec))
 
 
 def sum_over_shards(sums: Sequence[jax.Array], specs: Sequence[Any], dtype: Any) -> jax.Array:

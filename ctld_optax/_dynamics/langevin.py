@@ -232,31 +232,33 @@ class Langevin:
         return jnp.asarray(self.learning_rate(count), dtype), jnp.maximum(temperature, 0.0)
 
     def _noise_due(self, state: CTLDState, value: jax.Array, grads: optax.Updates) -> "_Due":
-        """How much noise this step and what is left of the last one inject, beside what the minibatch has brought."""
+        """What this step injects of a fresh variate and of the last one, beside what the minibatches have brought."""
         learning_rate, temperature = self.hyperparameters(state.count, state.alpha.dtype)
         variance = integrators.noise_variance(learning_rate, temperature, state.beta, self.decay)
-        if self.gradient_noise is None:
-            scales, last = (remaining(v, 0.0, state.momentum) for v in (variance, state.noise_variance))
-            return _Due(variance, scales, last, state.gradient_noise, None)
-        before = self.gradient_noise.variances(state.gradient_noise)
-        estimate = self.gradient_noise.observe(state.gradient_noise, grads, value, self.param_specs)
-        brought = self.gradient_noise.variances(estimate)
-        scales = remaining(variance, brought.gradient, state.momentum)
-        last = remaining(state.noise_variance, before.gradient, state.momentum)
-        return _Due(variance, scales, last, estimate, jnp.asarray(brought.value, value.dtype))
-
-    def _refresh(self, state: CTLDState, due: "_Due", words: jax.Array) -> optax.Updates:
-        """The noise: a share of a fresh variate, and the rest of the last one, which its bits make again."""
-        momentum = state.momentum
+        estimate, last, now, of_value = state.gradient_noise, 0.0, 0.0, None
+        if self.gradient_noise is not None:
+            last = self.gradient_noise.variances(estimate).gradient
+            estimate = self.gradient_noise.observe(estimate, grads, value, self.param_specs)
+            now, of_value = self.gradient_noise.variances(estimate)
+            of_value = jnp.asarray(of_value, value.dtype)
+        scales = [remaining(variance, now, state.momentum, self.integrator.now)]
         if self.integrator.later:
             # The rest belongs to the last momentum, and is scaled with it.
             share = self.integrator.later * self.thermal_factor(state)
-            momentum = self._inject(momentum, state.noise_words, due.last_scales, share)
-        return self._inject(momentum, words, due.scales, self.integrator.now)
+            scales = [remaining(state.noise_variance, last, state.momentum, share), *scales]
+        return _Due(variance, scales, estimate, of_value)
 
-    def _inject(self, momentum: optax.Updates, words: jax.Array, scales: Any, share: Any) -> optax.Updates:
-        noise = sources.draw(words, momentum, self.source, self.param_specs)
-        return jax.tree.map(lambda m, e, s: integrators.refresh(m, e, share * s), momentum, noise, scales)
+    def _refresh(self, state: CTLDState, due: "_Due", words: jax.Array) -> optax.Updates:
+        """The noise: the rest of the last variate, which its bits make again, and a share of a fresh one."""
+        drawn = jnp.stack([state.noise_words, words][-len(due.scales) :])
+        noise = sources.draw(drawn, state.momentum, self.source, self.param_specs)
+
+        def refresh(momentum: jax.Array, variates: jax.Array, *scales: jax.Array) -> jax.Array:
+            for variate, scale in zip(variates, scales, strict=True):
+                momentum = integrators.refresh(momentum, variate, scale)
+            return momentum
+
+        return jax.tree.map(refresh, state.momentum, noise, *due.scales)
 
     def _mended(self, momentum: optax.Updates, dtype: Any) -> tuple[jax.Array, optax.Updates]:
         """|m|^2, and the momentum with zeros in the place of entries that are not finite; |m|^2 is then infinite."""
@@ -292,11 +294,10 @@ def transformation(kernel: Langevin) -> LangevinTransformation:
 
 
 class _Due(NamedTuple):
-    """The noise of one step: the variance of a variate, scales like the momentum, the new estimate, the variance of value."""
+    """The noise of one step: a variate's variance; trees of scales, the last variate's first; the estimate; of value."""
 
     variance: jax.Array
-    scales: Any
-    last_scales: Any
+    scales: list[Any]
     estimate: Any
     of_value: jax.Array | None
 

@@ -188,24 +188,21 @@ def _check_variances(name: str, variances: Any) -> None:
             raise TypeError(f"{name} must be a number or a pytree of arrays of real numbers, got dtype {leaf.dtype}.")
 
 
-def remaining(variance: jax.Array, brought: Any, like: Any) -> Any:
-    """sqrt(max(0, variance - brought)), the scale of the noise still to inject: a pytree like `like`.
+def remaining(variance: jax.Array, brought: Any, like: Any, share: Any) -> Any:
+    """The scale of the noise still to inject, share sqrt(max(0, variance - brought)): a pytree like `like`.
 
     Raises:
       ValueError: if `brought` is a pytree of another structure.
     """
     structure, given = jax.tree.structure(like), jax.tree.structure(brought)
+    # In the dtype of the scalars: a variance given in bfloat16 would round what is left.
+    scale = lambda b: share * jnp.sqrt(jnp.maximum(variance - jnp.asarray(b).astype(variance.dtype), 0.0))
     if given == structure:
-        return jax.tree.map(lambda b: _remaining(variance, b), brought)
+        return jax.tree.map(scale, brought)
     if not jax.tree_util.treedef_is_leaf(given):
         raise ValueError(
             f"gradient_noise must be a number or a pytree like the parameters, {structure}; got {given}. Write, for example, "
             "jax.tree.map(lambda p: variance_of(p), params)."
         )
-    scale = _remaining(variance, brought)
-    return jax.tree.map(lambda _: scale, like)
-
-
-def _remaining(variance: jax.Array, brought: Any) -> jax.Array:
-    # In the dtype of the scalars: a variance given in bfloat16 would round what is left.
-    return jnp.sqrt(jnp.maximum(variance - jnp.asarray(brought).astype(variance.dtype), 0.0))
+    one = scale(brought)
+    return jax.tree.map(lambda _: one, like)
