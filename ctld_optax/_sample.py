@@ -131,13 +131,16 @@ def sample(
 
     found = warmup.find(target, flat, jnp.asarray(learning_rate, flat.dtype), descent_key)
     _check_start(found)
-    metric, change, offset = found.metric, jnp.inf, 0.0
+    metric, change, offset, left = found.metric, jnp.inf, 0.0, ~np.asarray(found.kept)
     positions, energies = found.positions, [float(jnp.max(found.energies[found.kept]))]
     for window in range(num_windows):
         next(calls)
         chains = start(target, cold, metric, positions, jax.random.fold_in(begin_key, window))
         chains, trace = steps(target, cold, metric.learning_rate, chains, warmup.CLIP)
-        positions = chains.place.position
+        # Not by the last window: what it leaves apart the report shall see.
+        home = warmup.homes(metric, trace) if window < num_windows - 1 else jnp.arange(num_chains)
+        left |= np.asarray(home != jnp.arange(num_chains))
+        positions = chains.place.position[home]
         energies.append(float(jnp.mean(trace.energy)))
         offset = jnp.mean(trace.heated + trace.kinetic_energy)
         metric, change = warmup.refined(metric, trace, jnp.asarray(learning_rate, flat.dtype))
@@ -174,7 +177,7 @@ def sample(
         warmup_gradients=int(found.gradients) + num_chains * (num_windows + num_heated) * WINDOW,
         learning_rate=float(metric.learning_rate),
         metric_change=float(change),
-        left_modes=int(jnp.sum(~found.kept)),
+        left_modes=int(left.sum()),
         num_params=size,
     )
     if tempering is not None and isinstance(bias, AdaptiveBiasingForce):

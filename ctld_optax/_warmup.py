@@ -12,7 +12,8 @@ r"""How chains find the scale of a target by themselves: a mode, the curvature t
    .. math:: M = C_g \# C_x^{-1}, \qquad M C_x M = C_g,
 
    which is the curvature itself where the target is Gaussian, however short the window and however badly it mixed, and
-   elsewhere the metric of least Fisher divergence. Beyond `LARGEST_DENSE` dimensions each coordinate has its own.
+   elsewhere the metric of least Fisher divergence. Beyond `LARGEST_DENSE` dimensions each coordinate has its own. A chain
+   whose window shows a mode without mass is set beside the best one, as in 2.
 5. *Step.* The learning rate falls where the energy error of a step, by the trapezoid rule, exceeds `ERROR` k_B T per sqrt(d):
    that error is 0 where the target is harmonic, as is BAOAB's.
 
@@ -22,6 +23,7 @@ Source: the stages are Stan's (Carpenter et al. 2017); the metric is nutpie's (S
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -86,7 +88,7 @@ def find(target: Target, positions: jax.Array, learning_rate: jax.Array, key: ja
     masses = -energies - 0.5 * log_determinants
     masses = jnp.where(jnp.isfinite(masses), masses, -jnp.inf)  # a search that ended nowhere, or where there is no curvature
     best = jnp.argmax(masses)
-    kept = masses >= masses[best] + jnp.log(NEGLIGIBLE)
+    kept = _counts(masses)
     modes, curvatures = (jnp.where(_column(kept, x), x, x[best]) for x in (modes, curvatures))
     coordinates = _coordinates_of(jnp.mean(curvatures, axis=0))
 
@@ -124,6 +126,26 @@ def refined(metric: Metric, window: Trace, largest_rate: jax.Array) -> tuple[Met
         values = jnp.sqrt(blend(grads * scale) / blend(positions / scale))
         coordinates = Diagonal(scale / jnp.sqrt(values))
     return Metric(coordinates, jnp.minimum(wanted, largest_rate)), jnp.max(jnp.maximum(values, 1.0 / values))
+
+
+@jax.jit
+def homes(metric: Metric, window: Trace) -> jax.Array:
+    """From which chain each goes on: from itself, or from the best if its own mode has no mass to speak of (2).
+
+    Here a mode's mass is that of the normal law with the window's mean energy and variances, in the units of the metric.
+    """
+    coordinates, positions = metric.coordinates, window.position
+    if isinstance(coordinates, Dense):
+        inside = jnp.linalg.solve(coordinates.factor, positions.swapaxes(1, 2)).swapaxes(1, 2)
+    else:
+        inside = positions / coordinates.scale
+    masses = -jnp.mean(window.energy, axis=1) + 0.5 * jnp.sum(jnp.log(jnp.var(inside, axis=1)), axis=1)
+    return jnp.where(_counts(masses), jnp.arange(masses.size), jnp.argmax(masses))
+
+
+def _counts(masses: jax.Array) -> jax.Array:
+    """Which modes count, by the logarithms of their masses."""
+    return masses >= jnp.max(masses) + math.log(NEGLIGIBLE)
 
 
 def _about_their_means(series: jax.Array) -> jax.Array:
