@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import ctld_optax
+from ctld_optax._arrays import compat
 from tests.helpers import assert_finite
 
 BASE = {"learning_rate": 0.1, "temperature": 0.1, "momentum": 0.9, "key": 0}
@@ -168,7 +169,7 @@ def test_seeds_of_any_size_are_told_apart(x64_or_not):
 
 @pytest.fixture(params=[False, True])
 def x64_or_not(request):
-    with jax.enable_x64(request.param):
+    with compat.enable_x64(request.param):
         yield
 
 
