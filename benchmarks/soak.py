@@ -126,17 +126,19 @@ class Worker:
         numbers = [str(steps), str(switch), str(seconds)]
         command = [sys.executable, "-m", "benchmarks.soak", "--work", str(folder), *numbers]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        self.output: Any = self.process.stdout
 
     def reports(self) -> Iterator[dict[str, Any]]:
         """What it says after each chunk, until it ends by itself. Raises if it ends in an error."""
-        assert self.process.stdout is not None
-        yield from map(json.loads, self.process.stdout)
+        yield from map(json.loads, self.output)
+        self.output.close()
         if self.process.wait():
             raise RuntimeError(f"the worker ended with exit status {self.process.returncode}; its error is printed above.")
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        self.output.close()
 
 
 def left_alone(folder: pathlib.Path, steps: int, switch: int, seconds: float) -> list[dict[str, Any]]:
