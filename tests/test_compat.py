@@ -1,13 +1,14 @@
 """The compatibility room: what stands in for newer names does what they do, on every version."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ctld_optax._arrays import compat
-
-from . import versions
+from tests import versions
 
 
 @pytest.fixture(params=["as it is here", "as in older JAX"])
@@ -16,6 +17,7 @@ def jax_of_old(request, monkeypatch):
     if request.param == "as in older JAX":
         for module, name in ((jax.tree, "broadcast"), (jax.lax, "axis_size"), (jax, "typeof")):
             monkeypatch.delattr(module, name, raising=False)
+        monkeypatch.setattr(jax.tree_util, "keystr", lambda keys: "".join(map(str, keys)))
 
 
 @pytest.mark.usefixtures("jax_of_old")
@@ -43,6 +45,19 @@ def test_broadcast():
     assert compat.broadcast({"a": 1, "b": (2,), "none": None}, tree) == {"a": [1, 1], "b": (2,), "none": None}
     with pytest.raises(ValueError, match="b"):
         compat.broadcast({"a": 1}, tree)
+
+
+class Pair(NamedTuple):
+    first: int
+    second: int
+
+
+@pytest.mark.usefixtures("jax_of_old")
+def test_path_name():
+    paths = jax.tree_util.tree_leaves_with_path({"a": [1, {7: Pair(2, 3)}]})
+    assert [compat.path_name(path, "/") for path, _ in paths] == ["a/0", "a/1/7/first", "a/1/7/second"]
+    assert compat.path_name((), "/") == ""
+    assert compat.path_name((jax.tree_util.FlattenedIndexKey(4),), ".") == "4"
 
 
 @pytest.mark.usefixtures("jax_of_old")

@@ -19,7 +19,15 @@ def since(distribution, version):
         return False
 
 
-SHARD_MAP = needs(hasattr(jax, "shard_map"), "jax.shard_map, of JAX 0.6")
+def _has_implementation(name):
+    try:
+        jax.random.key(0, impl=name)
+    except ValueError:
+        return False
+    return True
+
+
 MESHES = needs(hasattr(jax, "set_mesh") and hasattr(jax.lax, "pcast"), "jax.set_mesh and jax.lax.pcast, of JAX 0.8")
 EXPLICIT = needs(hasattr(jax, "typeof"), "a mesh with Explicit axes, of JAX 0.5")
 NNX = needs(since("flax", "0.11"), "an nnx.Optimizer whose update takes the model, of Flax 0.11")
+PHILOX = needs(_has_implementation("philox4x32"), "keys of philox4x32")

@@ -4,6 +4,7 @@ A name is asked for, never a version's number. Whatever else the package uses is
 """
 
 import contextlib
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,13 @@ def broadcast(prefix: Any, tree: Any) -> Any:
     if hasattr(jax.tree, "broadcast"):
         return jax.tree.broadcast(prefix, tree)
     return jax.tree.map(lambda value, below: jax.tree.map(lambda _: value, below), prefix, tree)
+
+
+def path_name(path: Sequence[Any], separator: str) -> str:
+    """The keys of a path without ornaments, "sampler/alpha": `jax.tree_util.keystr(simple=True)`, of JAX 0.5."""
+    if "simple" in inspect.signature(jax.tree_util.keystr).parameters:
+        return jax.tree_util.keystr(tuple(path), simple=True, separator=separator)
+    return separator.join(str(getattr(key, name)) for key in path for name in ("key", "idx", "name") if hasattr(key, name))
 
 
 def explicit_sharding(array: jax.Array) -> Any:
