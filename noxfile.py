@@ -32,29 +32,31 @@ PINS = {
 TOOLS = ["chex", "equinox", "flax", "msgpack", "orbax-checkpoint", "pytest>=8.3", "pytest-xdist", "scipy", "tensorboard"]
 SHOWN = ("python", "jax", "optax", "numpy", "flax")
 
+CORE = """
+    test_accumulate test_algorithm1 test_compat test_ctld test_diagnostics test_imports test_metadynamics test_noise test_phase_switch
+    test_preconditioner test_public_names test_recorder test_tempering test_validation baselines
+    compat/test_checkpoints compat/test_frameworks compat/test_rounding compat/test_shards compat/test_walkers
+"""
+FAST = "test_compat test_ctld test_imports test_noise test_recorder compat/test_checkpoints compat/test_shards"
+NOT_HERE = ("tests/laws/test_logistic_regression.py", "tests/laws/test_step_size.py")  # beside blackjax's samplers
+
+
+def files(names: str) -> list[str]:
+    paths = [ROOT / "tests" / name for name in names.split()]
+    return [str(path.relative_to(ROOT) if path.is_dir() else path.relative_to(ROOT).with_suffix(".py")) for path in paths]
+
+
+GAUNTLET = "tests/compat/test_gauntlet.py"
 GROUPS = {
-    "core tests": ["tests"],
+    "core tests": files(CORE),
     "laws": ["tests/laws"],
-    "gauntlet subset": [
-        "tests/compat/test_gauntlet.py",
-        "-k",
-        "-ctld] or sgd]",
-    ],  # these rows of it, against all columns
+    "gauntlet subset": [GAUNTLET, "-k=-ctld] or sgd]"],  # the rows ctld, phase_switch onto sgd and AnnealSGD, all columns
 }
-FAST = {
-    "core tests": ["tests/test_ctld.py", "tests/test_noise.py", "tests/compat/test_checkpoints.py"],
+FEW = {
+    "core tests": files(FAST),
     "laws": ["tests/laws/test_gaussian.py"],
-    "gauntlet subset": ["tests/compat/test_gauntlet.py", "-k", "-ctld]"],
+    "gauntlet subset": [GAUNTLET, "-k=-ctld]"],
 }
-# Of this repository and its benchmarks, pages and pictures, or of files alone, which are the same under every version.
-ELSEWHERE = tuple(
-    f"tests/{name}.py"
-    for name in (
-        *("test_benchmarks", "test_commands", "test_pages", "test_plateau", "test_plotting", "test_posteriordb", "test_report"),
-        *("test_site", "test_soak", "test_sweep", "test_wrong_calls", "test_writer_faults"),
-        *("laws/test_logistic_regression", "laws/test_step_size"),  # beside blackjax's samplers
-    )
-)
 
 nox.options.sessions = [*PINS, "minimal", "table"]
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -67,7 +69,7 @@ def leg(session: nox.Session) -> None:
     pins = PINS[session.name][1]
     session.install(f".[{','.join(EXTRAS)}]", *TOOLS, *pins)
     outcome = {"quick start": quick_start(session)}
-    for group, chosen in (FAST if "fast" in session.posargs else GROUPS).items():
+    for group, chosen in (FEW if "fast" in session.posargs else GROUPS).items():
         outcome[group] = tests(session, chosen, "-n", "2")
     finish(session, outcome)
 
@@ -82,7 +84,7 @@ def minimal(session: nox.Session) -> None:
     session.install(".")
     outcome = {"quick start": quick_start(session)}
     session.install("pytest>=8.3")
-    outcome["core tests"] = tests(session, ["tests/test_compat.py", "tests/test_imports.py", "tests/test_recorder.py"])
+    outcome["core tests"] = tests(session, files("test_compat test_imports test_coupling test_metadynamics test_tempering"))
     finish(session, outcome)
 
 
@@ -112,8 +114,7 @@ def tests(session: nox.Session, chosen: list[str], *more: str) -> str:
     """Runs pytest; how many tests passed, and how long they took."""
     report = pathlib.Path(session.create_tmp()) / "report.xml"
     report.unlink(missing_ok=True)
-    others = [*ELSEWHERE, *(path for path in ("tests/laws", "tests/compat/test_gauntlet.py") if path not in chosen)]
-    ignored = [f"--ignore={path}" for path in others]
+    ignored = [f"--ignore={path}" for path in NOT_HERE]
     session.run("python", "-m", "pytest", "-q", *chosen, *ignored, *more, f"--junitxml={report}", success_codes=range(256))
     if not report.is_file():
         return "FAILED"

@@ -96,6 +96,7 @@ def test_abstract_state_serves_as_pattern():
     same(restored, state["opt_state"])
 
 
+@versions.ORBAX
 def test_orbax_restores_the_train_state(tmp_path):
     state = after(5)
     tree = {"params": state["params"], "opt_state": state["opt_state"]}
