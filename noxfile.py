@@ -33,8 +33,8 @@ TOOLS = ["chex", "equinox", "flax", "msgpack", "orbax-checkpoint", "pytest>=8.3"
 SHOWN = ("python", "jax", "optax", "numpy", "flax")
 
 CORE = """
-    test_accumulate test_algorithm1 test_compat test_ctld test_diagnostics test_imports test_metadynamics test_noise test_phase_switch
-    test_preconditioner test_public_names test_recorder test_tempering test_validation baselines
+    test_accumulate test_algorithm1 test_compat test_ctld test_diagnostics test_imports test_metadynamics test_noise
+    test_phase_switch test_preconditioner test_public_names test_recorder test_tempering test_validation baselines
     compat/test_checkpoints compat/test_frameworks compat/test_rounding compat/test_shards compat/test_walkers
 """
 FAST = "test_compat test_ctld test_imports test_noise test_recorder compat/test_checkpoints compat/test_shards"
