@@ -3,7 +3,7 @@
 A leg is an environment of its own with the versions of `PINS`, in which run: the README's quick start, from the installed
 package and far from the source, warnings as errors; the core tests; the laws; and a part of the gauntlet.
 
-    nox                     all legs, about half an hour on 2 cores
+    nox                     all legs
     nox -s oldest           one
     nox -s oldest -- fast   a part of one, for .ci/run
     nox -s table            what the legs of the last time found
@@ -80,7 +80,7 @@ for name, (python, _) in PINS.items():
 
 @nox.session(python="3.13")
 def minimal(session: nox.Session) -> None:
-    """No extras: the package is imported, learns, and says by name what it would need for more."""
+    """No extras: the package is imported, learns, and passes tests that need none."""
     session.install(".")
     outcome = {"quick start": quick_start(session)}
     session.install("pytest>=8.3")
