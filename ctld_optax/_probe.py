@@ -11,6 +11,8 @@ import optax
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
+from ctld_optax._arrays import compat
+
 SIZE = 1e-6  # of a gradient or a trace that is tried: so small that what clips does not clip it
 PARAMETER = 1e-2  # so large that what clips by the size of the parameters does not either, and float32 resolves a decay of them
 
@@ -166,7 +168,7 @@ def heavy_ball_decay(optimizer: Any) -> Any:
         return tuple(updates.values()), tuple(trace.values())
 
     try:
-        with jax.enable_x64(True):
+        with compat.enable_x64(True):
             first, *rest = jax.eval_shape(optimizer.init, probe)
             if not isinstance(first, optax.TraceState) or any(leaf.ndim > 0 for leaf in jax.tree.leaves(rest)):
                 return None

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctld_optax import _warmup as warmup
+from ctld_optax._arrays import compat
 from ctld_optax._chains import Chain, Target, Trace, begin, walk
 from ctld_optax._checked import checked
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
@@ -324,7 +325,7 @@ def _values(positions: Any, to_params: Unflat, constrain: Callable[[Any], Any] |
     natural = to_params if constrain is None else lambda x: constrain(to_params(x))
     values = jax.jit(jax.vmap(jax.vmap(natural)))(jnp.asarray(positions))
     leaves = jax.tree_util.tree_leaves_with_path(values)
-    return {jax.tree_util.keystr(path, simple=True, separator=".") or "x": np.asarray(leaf) for path, leaf in leaves}
+    return {compat.path_name(path, ".") or "x": np.asarray(leaf) for path, leaf in leaves}
 
 
 def _arviz() -> Any:

@@ -37,6 +37,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from ctld_optax._arrays import compat
 from ctld_optax._checked import checked
 from ctld_optax.checkpoint import explained, locked, make_folder
 from ctld_optax.recorder import Recording
@@ -57,7 +58,7 @@ def columns(recording: Recording) -> dict[str, np.ndarray]:
     """
     table = {"step": np.asarray(recording.step)}
     for path, column in jax.tree_util.tree_leaves_with_path(recording.values):
-        name = jax.tree_util.keystr(path, simple=True, separator="/") or "value"
+        name = compat.path_name(path, "/") or "value"
         if column.shape != recording.step.shape:
             raise ValueError(
                 f"a file holds one run: {name} has shape {column.shape} for {recording.step.size} steps. Select a replica, "

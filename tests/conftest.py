@@ -1,17 +1,17 @@
 """What the tests share."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ctld_optax
+from ctld_optax._arrays import compat
 
 
 @pytest.fixture
 def x64():
     """float64 for one test; the others run in JAX's default float32."""
-    with jax.enable_x64(True):
+    with compat.enable_x64(True):
         yield
 
 

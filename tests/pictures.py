@@ -6,7 +6,6 @@ axes.
 
 import pathlib
 
-import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +14,7 @@ from matplotlib.text import Text
 
 import ctld_optax
 from ctld_optax import diagnostics, plotting
+from ctld_optax._arrays import compat
 from ctld_optax._dynamics.grid import Visit
 from ctld_optax._dynamics.walls import ReflectingWall
 
@@ -64,7 +64,7 @@ PICTURES = {
 
 def save(name, path):
     """Draws one picture as a small PNG, without text."""
-    with mpl.rc_context(mpl.rcParamsDefault), jax.enable_x64(False):
+    with mpl.rc_context(mpl.rcParamsDefault), compat.enable_x64(False):
         figure, ax = plt.subplots(figsize=(3.2, 2.4), dpi=100)
         PICTURES[name](ax)
         for text in figure.findobj(Text):

@@ -145,14 +145,15 @@ def test_equals_the_paper_through_both_walls_and_both_phases(handover):
     optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
     transformation = ctld_optax.phase_switch(sampler(GENTLE), optimizer, L_s - 1, handover=handover)
     pair = Pair(transformation, GENTLE, jnp.float64, sampling_steps=L_s - 1)
-    alphas = []
+    # Nothing puts them together again, so that rounding errors of 1e-16 grow: to 2e-12 with JAX 0.10, to 2e-9 with 0.4.36.
+    tolerance, alphas = 1e-7, []
     for t in range(1, 261):
         if t < L_s:
             pair.sample()
             alphas.append(pair.paper.alpha)
         else:
             pair.optimize()
-        pair.assert_close(1e-9)
+        pair.assert_close(tolerance)
     assert_beyond_both_walls(alphas)
     assert np.max(np.abs(pair.r())) > 1e-6, "the optimization phase has come to rest: shorten it"
 

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import ctld_optax
+from ctld_optax._arrays import compat
 from tests.helpers import assert_finite, signature
 
 # Of arguments that are no `Literal`; and how the sampler is run, as one more.
@@ -78,7 +79,7 @@ def test_every_option_is_crossed():
 def test_a_few_steps(number):
     settings = {name: OPTIONS[name][choice] for name, choice in ROWS[number].items()}
     how = settings.pop("run")
-    with jax.enable_x64(how == "x64"):
+    with compat.enable_x64(how == "x64"):
         dtype = {"x64": jnp.float64, "bfloat16": jnp.bfloat16}.get(how, jnp.float32)
         params = {"w": jnp.linspace(-1.0, 1.0, 6, dtype=dtype).reshape(2, 3), "b": jnp.ones(3, dtype)}
         tx = ctld_optax.ctld(0.01, 0.1, **settings)

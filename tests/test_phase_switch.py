@@ -11,6 +11,7 @@ import pytest
 import ctld_optax
 from ctld_optax._handover import hand_over_momentum
 from ctld_optax._probe import heavy_ball_decay, sums_gradients
+from tests import versions
 from tests.helpers import assert_finite, assert_identical, plain, run, signature, stepper
 
 STEPS = 6
@@ -288,6 +289,7 @@ def test_what_an_optimizer_keeps_of_its_first_parameters_is_of_those_at_the_swit
     assert signature(state) == before
 
 
+@versions.DOG
 def test_it_is_made_anew_at_the_switch_and_only_then(loss, params, sampled):
     switched = ctld_optax.phase_switch(build_sampler(), KEEPERS["dog"](), STEPS)
     start, state, step = params, switched.init(params), stepper(switched, loss)

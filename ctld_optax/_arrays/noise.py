@@ -40,7 +40,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctld_optax._arrays import shards
+from ctld_optax._arrays import compat, shards
 
 Source = Callable[[jax.Array], jax.Array]
 Hash = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -180,11 +180,11 @@ def random_words(seeds: jax.Array, like: jax.Array, spec: Any, hashed: Hash) -> 
     The counter is the row-major index in the whole array, of which `like` is one block if there is a `spec`.
     """
     whole, offset = shards.block(like.shape, spec)
-    shape, sharding = (len(seeds), *like.shape), shards.explicit_sharding(like, leading=1)
+    shape, sharding = (len(seeds), *like.shape), compat.explicit_sharding(like, leading=1)
     counter: jax.Array = jnp.zeros((), jnp.uint32)
     stride = 1
     for dimension in reversed(range(like.ndim)):
-        index = jax.lax.broadcasted_iota(jnp.uint32, shape, 1 + dimension, out_sharding=sharding)
+        index = compat.iota(jnp.uint32, shape, 1 + dimension, sharding)
         # Zeros and ones are left out where they can be: over 400 leaves their operations cost a second of compilation.
         if spec is not None:
             index = index + jnp.asarray(offset[dimension], jnp.uint32)

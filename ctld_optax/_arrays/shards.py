@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ctld_optax._arrays import compat
+
 
 class Block(NamedTuple):
     """A box of a larger array."""
@@ -24,7 +26,7 @@ def spec_leaves(specs: Any, tree: Any) -> list[Any]:
     """One `PartitionSpec` (or None) for each leaf of `tree`, from a pytree prefix such as `jax.shard_map` takes."""
     if specs is None:
         return [None] * len(jax.tree.leaves(tree))
-    return jax.tree.leaves(jax.tree.broadcast(specs, tree))
+    return jax.tree.leaves(compat.broadcast(specs, tree))
 
 
 def block(shape: tuple[int, ...], spec: Any) -> Block:
@@ -33,7 +35,7 @@ def block(shape: tuple[int, ...], spec: Any) -> Block:
     offset: list[Any] = [0] * len(shape)
     for dimension, names in enumerate(() if spec is None else spec):
         if names:
-            whole[dimension] = shape[dimension] * jax.lax.axis_size(names)
+            whole[dimension] = shape[dimension] * compat.axis_size(names)
             offset[dimension] = jax.lax.axis_index(names) * shape[dimension]
     return Block(tuple(whole), tuple(offset))
 
@@ -42,22 +44,10 @@ def specs_in_scope(specs: Any) -> Any:
     """`specs` inside the `jax.shard_map` they speak of; None outside, where arrays are whole."""
     try:
         for spec in jax.tree.leaves(specs):
-            jax.lax.axis_size(_axes(spec))
+            compat.axis_size(_axes(spec))
     except NameError:
         return None
     return specs
-
-
-def explicit_sharding(array: jax.Array, leading: int = 0) -> Any:
-    """What the type of an array says about its sharding: something on a mesh with Explicit axes, None otherwise.
-
-    An array made from nothing (`iota`) must be told, or each device would make the whole of it. `leading` axes before those
-    of `array` are whole on each device.
-    """
-    sharding = jax.typeof(array).sharding
-    if all(entry is None for entry in sharding.spec):
-        return None
-    return sharding.update(spec=jax.sharding.PartitionSpec(*[None] * leading, *sharding.spec))
 
 
 def sum_over_shards(sums: Sequence[jax.Array], specs: Sequence[Any], dtype: Any) -> jax.Array:

@@ -24,6 +24,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
+from ctld_optax._arrays import compat
 from ctld_optax._arrays.dtypes import scalar_dtype_of
 from ctld_optax._checked import checked
 from ctld_optax._validate import check_params, check_range
@@ -146,7 +147,7 @@ class FixedMetric:
         if is_one_array and np.shape(self.mass) == (size, size) and not is_one_leaf:
             return Dense(_inverse_factor(_positive(jnp.asarray(self.mass, dtype), jnp.linalg.eigvalsh)))
         try:
-            masses = jax.tree.broadcast(self.mass, params)
+            masses = compat.broadcast(self.mass, params)
             scale = jax.tree.map(lambda m, p: jnp.broadcast_to(jnp.asarray(m, dtype), jnp.shape(p)), masses, params)
         except ValueError as error:
             raise ValueError(

@@ -19,6 +19,7 @@ import optax
 from optax import contrib
 
 import ctld_optax
+from ctld_optax._arrays import compat
 
 from .rows import Refusal, Row
 
@@ -549,7 +550,7 @@ def _(row: Row) -> None:
 @column("x64")
 def _(row: Row) -> None:
     narrow = plain_run(row)
-    with jax.enable_x64(True):
+    with compat.enable_x64(True):
         # float32 parameters keep a float32 state, and the same trajectory.
         wide = train(row.make(), parameters(jnp.float32))
         same(wide[0], narrow[0], rtol=ROUND_OFF)

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import versions
+
 ROOT = Path(__file__).parents[2]
 SCALAR_SUMS = re.compile(r"all-reduce (f32\[\]|\(f32\[\](, f32\[\])*\))")  # one scalar, or some in one message
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, versions.MESHES]
 
 
 def start(*arguments):

@@ -11,6 +11,7 @@ from flax import nnx
 from flax.training import train_state
 
 import ctld_optax
+from tests import versions
 
 STEPS = 12  # six of them sampling
 IMAGES = jax.random.normal(jax.random.key(10), (16, 8, 8, 1))
@@ -157,7 +158,7 @@ def reference():
     return plain()
 
 
-@pytest.mark.parametrize("framework", [linen, nnx_module, equinox])
+@pytest.mark.parametrize("framework", [linen, pytest.param(nnx_module, marks=versions.NNX), equinox])
 def test_same_trajectory_in_every_framework(framework, reference):
     # Three programs for one network: sums in different orders, amplified by some over twelve steps. Measured 1e-6 at most.
     losses, leaves = framework()
@@ -181,12 +182,17 @@ def test_a_forgotten_loss_is_explained():
     state = train_state.TrainState.create(apply_fn=None, params=weights(), tx=transformation())
     with pytest.raises(TypeError, match=r"With flax\.training\.train_state\.TrainState"):
         state.apply_gradients(grads=weights())
+
+
+@versions.NNX
+def test_a_forgotten_loss_is_explained_with_nnx():
     model = Nnx(nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, transformation(), wrt=nnx.Param)
     with pytest.raises(TypeError, match=r"With flax\.nnx: `optimizer\.update"):
         optimizer.update(model, nnx.state(model, nnx.Param))
 
 
+@versions.NNX
 def test_snapshot_of_an_nnx_optimizer_holds_plain_arrays():
     optimizer = nnx.Optimizer(Nnx(nnx.Rngs(0)), transformation(), wrt=nnx.Param)
     snapshot = ctld_optax.diagnostics.snapshot(optimizer.opt_state)

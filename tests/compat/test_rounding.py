@@ -1,5 +1,7 @@
 """Parameters of less than 32 bits: the update is right on average, whatever the sizes, and the law comes out right."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +47,9 @@ def test_float32_parameters_cost_nothing():
     state = tx.init(params)
     with_params = jax.make_jaxpr(lambda s: tx.update(params, s, params, value=jnp.float32(1.0)))(state)
     without = jax.make_jaxpr(lambda s: tx.update(params, s, value=jnp.float32(1.0)))(state)
-    assert str(with_params) == str(without)
+    # In older JAX the text of a program has addresses in it.
+    texts = [re.sub(r" at 0x\w+", "", str(program)) for program in (with_params, without)]
+    assert texts[0] == texts[1]
 
 
 def langevin_law(dtype, learning_rate, *, pass_params=True, num_chains=1024):
