@@ -62,13 +62,13 @@ def sample(
 
     so that what the data do not hold (a scale in its logarithm, say) cannot run away while hot.
 
-    Example::
-
-        def loss_fn(params):  # the negative log density
-            return 0.5 * ((params["x"] / 3.0) ** 2 + (params["y"] - params["x"]) ** 2)
-
-        data = ctld_optax.posterior.sample(loss_fn, {"x": jnp.zeros(()), "y": jnp.zeros(())}, key=0)
-        arviz.summary(data)
+    Example:
+      >>> def loss_fn(params):  # the negative log density
+      ...     return 0.5 * ((params["x"] / 3.0) ** 2 + (params["y"] - params["x"]) ** 2)
+      >>> start = {"x": jnp.zeros(()), "y": jnp.zeros(())}
+      >>> data = ctld_optax.posterior.sample(loss_fn, start, key=0)
+      >>> data.posterior["x"].shape  # chains, samples
+      (4, 1000)
 
     Args:
       loss_fn: `loss_fn(params)`, the *negative* log density up to a constant, a scalar. A `potential_fn` of NumPyro's

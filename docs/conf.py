@@ -35,7 +35,12 @@ napoleon_use_ivar = True
 
 # A reference that leads nowhere is an error. Bases outside this package have no pages here.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(ArrayTree|jax|optax|numpy|matplotlib|typing|collections|object|tuple|NamedTuple).*")]
+nitpick_ignore_regex = [
+    (
+        "py:.*",
+        r"(ArrayTree|jax|optax|numpy|matplotlib|typing|collections|object|tuple|NamedTuple).*",
+    )
+]
 
 # MathJax from the package's own files: one script with all its glyphs, no content delivery network.
 _MATHJAX = importlib.metadata.distribution("sphinx-mathjax-offline").locate_file(
@@ -57,15 +62,21 @@ def _adapt_docstring(_app, what, _name, _obj, _options, lines):
     """Makes reStructuredText of what is meant as plain text."""
     if what == "module":
         # What is indented after a paragraph is code.
-        text = re.sub(r"(?m)^(?! |\.\.)(.*[^:\n]:?)\n\n(?= )", r"\1\n\n::\n\n", "\n".join(lines))
+        text = re.sub(
+            r"(?m)^(?! |\.\.)(.*[^:\n]:?)\n\n(?= )", r"\1\n\n::\n\n", "\n".join(lines)
+        )
         lines[:] = text.split("\n")
     # There |z| names a substitution; here it is an absolute value. (Lines with a backslash are formulas.)
-    lines[:] = [line if "\\" in line else re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
+    lines[:] = [
+        line if "\\" in line else re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines
+    ]
 
 
 def _skip_fields(_app, _what, _name, obj, _skip, _options):
     """Fields of named tuples: what they mean stands under `Attributes:`."""
-    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+    return (
+        True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+    )
 
 
 def setup(app):

@@ -63,21 +63,30 @@ def train(tx, steps=4_000):
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
         updates, opt_state = state.tx.update(grads, state.opt_state, state.params, value=loss)
         new_params = optax.apply_updates(state.params, updates)
-        return (state.replace(step=state.step + 1, params=new_params, opt_state=opt_state), key), (loss, opt_state)
+        return (
+            state.replace(step=state.step + 1, params=new_params, opt_state=opt_state),
+            key,
+        ), (loss, opt_state)
 
     def keep(carry, _):
         carry, (loss, opt_state) = step(carry, _)
         tempered = optax.tree.get(opt_state, "alpha") is not None
         return carry, (loss, diagnostics.snapshot(opt_state) if tempered else None)
 
-    state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.with_extra_args_support(tx))
-    return jax.jit(lambda carry: jax.lax.scan(keep, carry, None, length=steps))((state, jax.random.key(1)))[1]
+    state = TrainState.create(
+        apply_fn=model.apply, params=params, tx=optax.with_extra_args_support(tx)
+    )
+    return jax.jit(lambda carry: jax.lax.scan(keep, carry, None, length=steps))(
+        (state, jax.random.key(1))
+    )[1]
 
 
 sampling_steps = 2_000
 sampler = ctld_optax.ctld(learning_rate=0.01, temperature=2.5e-5, momentum=0.9, key=0)
 sgd_loss, _ = train(optax.sgd(0.01, momentum=0.9))
-ctld_loss, trajectory = train(ctld_optax.phase_switch(sampler, optax.sgd(0.01, momentum=0.9), sampling_steps))
+ctld_loss, trajectory = train(
+    ctld_optax.phase_switch(sampler, optax.sgd(0.01, momentum=0.9), sampling_steps)
+)
 
 # %%
 figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 9), layout="constrained")
@@ -96,5 +105,15 @@ plt.show()
 # %%
 alpha = trajectory.alpha[:sampling_steps]
 print("share of steps in the window:", round(diagnostics.fraction_in_window(alpha), 3))
-print("round trips:", diagnostics.round_trips(alpha), " steps skipped:", int(trajectory.skipped[-1]))
-print("last losses: SGD-M", round(float(sgd_loss[-100:].mean()), 3), " CTLD", round(float(ctld_loss[-100:].mean()), 4))
+print(
+    "round trips:",
+    diagnostics.round_trips(alpha),
+    " steps skipped:",
+    int(trajectory.skipped[-1]),
+)
+print(
+    "last losses: SGD-M",
+    round(float(sgd_loss[-100:].mean()), 3),
+    " CTLD",
+    round(float(ctld_loss[-100:].mean()), 4),
+)

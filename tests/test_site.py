@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent
 PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1440, "height": 900}
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +191,47 @@ def test_no_page_is_wider_than_a_phone(browser_page, site):
             page.evaluate("() => MathJax.startup.promise")
         assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"], path.name
         assert not page.evaluate(BEYOND_THE_EDGE), path.name
+
+
+# Blocks of code of which something is beside its box, or (`whole`) whose lines go on in a second one.
+CUT_CODE = """whole => [...document.querySelectorAll("article pre")].filter(block => {
+  const lines = block.textContent.replace(/\\n$/, "").split("\\n").length, style = getComputedStyle(block);
+  const height = block.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom);
+  const broken = whole && height > (lines + 0.5) * parseFloat(style.lineHeight);
+  return broken || block.scrollWidth > block.clientWidth;
+}).map(block => block.textContent.slice(0, 80))"""
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_code_fits_its_box(browser_page, site, size):
+    page, address = browser_page
+    page.set_viewport_size(size)
+    seen = 0
+    for path in sorted(site.rglob("*.html")):
+        page.goto(f"{address}/{path.relative_to(site)}")
+        seen += page.locator("article pre").count()
+        # On a desk only the modules' own source, which is wider than the column, goes on in a second line.
+        whole = size == DESK and "_modules" not in path.parts
+        assert not page.evaluate(CUT_CODE, whole), path.name
+    assert seen > 50
+
+
+# Cells that are not beside the other cells of their row, or too narrow to read.
+LOST_CELLS = """() => [...document.querySelectorAll("article table.docutils tr")].filter(row => {
+  const boxes = [...row.cells].map(cell => cell.getBoundingClientRect());
+  return boxes.some((box, i) => box.width < 48 || (i && (box.left < boxes[i - 1].right - 1 || box.top !== boxes[0].top)));
+}).map(row => row.textContent.slice(0, 80))"""
+
+
+def test_tables_keep_their_columns_on_a_phone(browser_page, site):
+    page, address = browser_page
+    page.set_viewport_size(PHONE)
+    seen = 0
+    for path in sorted(site.rglob("*.html")):
+        page.goto(f"{address}/{path.relative_to(site)}")
+        seen += page.locator("article table.docutils").count()
+        assert not page.evaluate(LOST_CELLS), path.name
+    assert seen > 10
 
 
 def test_a_phone_can_open_the_navigation(browser_page):
