@@ -46,7 +46,7 @@ def package() -> str:
 
 def execute(source: pathlib.Path, target: pathlib.Path) -> None:
     """Runs a notebook as a reader would, in a folder of its own; an error in a cell is one here."""
-    notebook = jupytext.read(source)
+    notebook = jupytext.read(source, fmt="py:percent")
     notebook.metadata["kernelspec"] = {
         "name": "python3",
         "display_name": "Python 3",

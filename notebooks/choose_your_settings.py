@@ -224,6 +224,13 @@ plotting.temperature_trajectory(trajectory.beta, switch_step=sampling_steps, ax=
 plt.show()
 
 # %% [markdown]
+# The sampling phase on one page:
+
+# %%
+plotting.dashboard(trajectory, sampler, value=losses, num_params=num_params)
+plt.show()
+
+# %% [markdown]
 # If SGD with momentum alone gets as far, you do not need this. Otherwise, these are your settings:
 
 # %%

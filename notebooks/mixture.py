@@ -121,7 +121,7 @@ plt.show()
 # A piece of one chain: one coordinate above, the temperature below. It changes rows when it is hot, and settles in a row of
 # modes (dotted) when it is cold.
 
-# %%
+# %% tags=["thumbnail"]
 piece = slice(1_000, 1_800)
 at = np.arange(steps // thin)[piece] * thin
 figure, (top, bottom) = plt.subplots(

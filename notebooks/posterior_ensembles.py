@@ -217,6 +217,16 @@ print(
     f"{reservoir.capacity} kept at most"
 )
 
+# %%
+figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+means, deviations = ([f(scores[factor]) for factor in scores] for f in (np.mean, np.std))
+ax.errorbar(list(scores), means, deviations, marker="o", capsize=4, color=plotting.VERMILLION)
+alone = surprise(predict(single, valid_x), valid_y).mean()
+ax.axhline(alone, color=plotting.BLUE, linestyle="--", label="one network")
+ax.set(xscale="log", xlabel="temperature  [1/N]", ylabel="nats a validation image")
+ax.legend(frameon=False)
+plt.show()
+
 # %% [markdown]
 # ## Do they know how sure they may be?
 #
@@ -316,7 +326,7 @@ plt.show()
 #
 # Digits 8 and 9 of which the single network is sure and the ensemble is not. The bars are the probabilities of 0 to 7.
 
-# %%
+# %% tags=["thumbnail"]
 one, many = methods["one network"][1][0], methods["ensemble"][1][0]
 where = np.argsort(entropy(one) - entropy(many))[:6]
 side = round(unseen_x.shape[1] ** 0.5)

@@ -88,15 +88,37 @@ ctld_loss, trajectory = train(
     ctld_optax.phase_switch(sampler, optax.sgd(0.01, momentum=0.9), sampling_steps)
 )
 
+# %% [markdown]
+# ## The loss
+#
+# SGD with momentum stays where it started. While CTLD samples, the noise holds the loss up; from the hand-over on it falls.
+
 # %%
-figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 9), layout="constrained")
-top.semilogy(sgd_loss, color=plotting.BLUE, label="SGD-M")
-top.semilogy(ctld_loss, color=plotting.VERMILLION, label="CTLD, then SGD-M", linewidth=0.8)
-top.set(xlabel="step", ylabel="minibatch loss  [nats]")
-top.legend(frameon=False)
-plotting.temperature_trajectory(trajectory.beta, switch_step=sampling_steps, ax=middle)
-plotting.alpha_occupation(trajectory.alpha[:sampling_steps], ax=bottom)
-bottom.legend(frameon=False, ncols=3, loc="upper center")
+figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+ax.semilogy(sgd_loss, color=plotting.BLUE, label="SGD-M")
+ax.semilogy(ctld_loss, color=plotting.VERMILLION, label="CTLD, then SGD-M", linewidth=0.8)
+plotting.mark_switch(sampling_steps, ax=ax)
+ax.set(xlabel="step", ylabel="minibatch loss  [nats]")
+ax.legend(frameon=False, loc="lower left")
+plt.show()
+
+# %% [markdown]
+# ## What the temperature did, on one page
+#
+# The report is advice, not a verdict: that the loss does not fall while it samples is the plateau, and what sampling is for.
+
+# %%
+num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+plotting.dashboard(trajectory, sampler, value=ctld_loss, num_params=num_params)
+plt.show()
+
+# %% [markdown]
+# One panel of it, larger: each step a point, where alpha and its momentum were, coloured by the temperature.
+
+# %%
+figure, ax = plt.subplots(figsize=(7, 4.4), layout="constrained")
+sampled = jax.tree.map(lambda row: row[:sampling_steps], trajectory)
+plotting.phase_portrait(sampled.alpha, sampled.r_alpha, ax=ax)
 plt.show()
 
 # %% [markdown]

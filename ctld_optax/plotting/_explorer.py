@@ -77,7 +77,8 @@ def explorer(
       ...         state = sampler.update(jnp.zeros(9), state, jnp.zeros(9), value=1.0)[1]
       ...         return state, ctld_optax.diagnostics.snapshot(state)
       ...     return jax.lax.scan(step, sampler.init(jnp.zeros(9)), length=300)[1]
-      >>> shown = ctld_optax.plotting.explorer(jax.vmap(run)(heights), {"height": heights.tolist()})
+      >>> rows = jax.vmap(run)(heights)
+      >>> shown = ctld_optax.plotting.explorer(rows, {"height": heights.tolist()})
     """
     shape = tuple(len(values) for values in knobs.values())
     alpha, heat = as_numbers("trajectories.alpha", trajectories.alpha), diagnostics.temperature(trajectories)

@@ -50,6 +50,10 @@ def temperature_trajectory(
       tempering: the one given to `ctld`; None is the default one.
       ax: where to draw.
       color: of the line.
+
+    Example:
+      >>> beta = 0.575 + 0.425 * np.cos(np.linspace(0.0, 60.0, 1_000))
+      >>> ax = ctld_optax.plotting.temperature_trajectory(beta, switch_step=800)
     """
     ax = plt.gca() if ax is None else ax
     beta = one_run("temperature_trajectory", beta=beta)[0]
@@ -73,7 +77,11 @@ def temperature_trajectory(
 
 @checked()
 def mark_switch(switch_step: int, *, ax: Axes | None = None, label: str = "hand-over to SGD-M") -> Axes:
-    """A dashed vertical line where sampling ends, with a label."""
+    """A dashed vertical line where sampling ends, with a label.
+
+    Example:
+      >>> ax = ctld_optax.plotting.mark_switch(800)
+    """
     ax = plt.gca() if ax is None else ax
     check_count("switch_step", switch_step, 0)
     ax.axvline(switch_step, color="0.25", linewidth=0.9, linestyle="--")
@@ -99,6 +107,10 @@ def alpha_occupation(
       bins: number of equal bins.
       ax: where to draw.
       color: of the bars.
+
+    Example:
+      >>> alpha = 1.5 * np.sin(np.linspace(0.0, 60.0, 1_000))  # a recorded walk
+      >>> ax = ctld_optax.plotting.alpha_occupation(alpha)
     """
     ax = plt.gca() if ax is None else ax
     tempering = tempering or PolynomialTempering()
@@ -123,7 +135,13 @@ def bias_potential(
     ax: Axes | None = None,
     color: str = GREEN,
 ) -> Axes:
-    """V_b over alpha in units of k_B T_c, its minimum at 0; where it implies one, also the free energy F = -log p(alpha)."""
+    """V_b over alpha in units of k_B T_c, its minimum at 0; where it implies one, also the free energy F = -log p(alpha).
+
+    Example:
+      >>> bias = ctld_optax.Metadynamics()
+      >>> state = ctld_optax.ctld(0.01, 1e-3, key=0, bias=bias).init(jnp.ones(3))
+      >>> ax = ctld_optax.plotting.bias_potential(state, bias)
+    """
     ax = plt.gca() if ax is None else ax
     alpha, potential = diagnostics.bias_potential(state, bias, tempering)
     ax.plot(alpha, potential, color=color, label=r"bias $V_b$")
@@ -163,6 +181,11 @@ def kinetic_temperature(
       step: as in :func:`temperature_trajectory`.
       ax: where to draw.
       color: of the measured line.
+
+    Example:
+      >>> rows = np.ones(100)
+      >>> trajectory = ctld_optax.diagnostics.Snapshot(*8 * [rows])
+      >>> ax = ctld_optax.plotting.kinetic_temperature(trajectory, 50, temperature=0.04)
     """
     ax = plt.gca() if ax is None else ax
     kinetic_energy, beta = one_run("kinetic_temperature", kinetic_energy=trajectory.kinetic_energy, beta=trajectory.beta)
@@ -202,6 +225,10 @@ def phase_portrait(
       max_points: more than these are thinned out evenly.
       ax: where to draw.
       cmap: Matplotlib colour map of the temperature 1/g(alpha).
+
+    Example:
+      >>> alpha = 1.5 * np.sin(np.linspace(0.0, 60.0, 1_000))  # a recorded walk
+      >>> ax = ctld_optax.plotting.phase_portrait(alpha, np.cos(np.linspace(0.0, 60.0, 1_000)))
     """
     ax = plt.gca() if ax is None else ax
     tempering = tempering or PolynomialTempering()
@@ -254,6 +281,11 @@ def sample_cloud(
       ax: where to draw.
       color: of the points.
       label: of the points in a legend.
+
+    Example:
+      >>> samples = np.random.default_rng(0).normal(size=(200, 2))
+      >>> energy = lambda x: 0.5 * jnp.sum(x**2)
+      >>> ax = ctld_optax.plotting.sample_cloud(samples, energy=energy)
     """
     ax = plt.gca() if ax is None else ax
     samples = as_numbers("samples", samples)
