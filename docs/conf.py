@@ -47,6 +47,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # they name private modules
 
 # A reference that leads nowhere is an error. Bases outside this package have no pages here.
 nitpicky = True
@@ -67,6 +68,7 @@ html_static_path = ["_static", str(_MATHJAX)]
 html_theme = "furo"
 html_title = "ctld_optax"
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_favicon = "_static/favicon.svg"
 html_copy_source = False
 html_use_index = False
