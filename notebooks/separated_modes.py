@@ -43,7 +43,7 @@ def misfit(params):
 
 
 def prior(params):
-    """The place from N((0, 0.2), 1), the error half-normal; the last term is that of the logarithm."""
+    """The place from N((0, 0.2), 1), the error half-normal, in its logarithm."""
     place = jnp.sum(jnp.square(params["place"] - jnp.array([0.0, 0.2]))) / 2
     return place + jnp.exp(2 * params["log_error"]) / (2 * HALF**2) - params["log_error"]
 
