@@ -105,7 +105,7 @@ plt.show()
 # %% [markdown]
 # ## What the temperature did, on one page
 #
-# The report is advice, not a verdict: that the loss does not fall while it samples is the plateau, and what sampling is for.
+# (The bias lacks: it needs the state after the run, which this loop does not give back.)
 
 # %%
 num_params = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -126,8 +126,8 @@ long = jax.jit(
 # %% [markdown]
 # ## The temperature, chosen on the validation images
 #
-# In equilibrium the noise holds the loss up by about $d\,T/2$, less where directions are flat. A trained transformer has a loss
-# near 0, so the rule from the start of the training does not apply; we try three and look.
+# In equilibrium the noise holds the loss up by about $d\,T/2$, less where directions are flat. The rule for the start of a
+# training, $2/d$ of the loss there, 2.3, divided by one to ten, gives 2.6e-5 to 2.6e-4. We try three around it, and look.
 
 
 # %%
