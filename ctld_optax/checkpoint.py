@@ -46,8 +46,8 @@ class CheckpointError(ValueError):
       >>> try:
       ...     ctld_optax.checkpoint.state_from_arrays(arrays, like={"v": jnp.ones(3)})
       ... except ctld_optax.checkpoint.CheckpointError as error:
-      ...     print(str(error)[:45])
-      the saved state is that of another program: i
+      ...     print(str(error)[:43])
+      the saved state is that of another program
     """
 
 
