@@ -152,6 +152,7 @@ TREES = {
     "ctld_state.state": (None, 0.85, "text", PARAMS, ctld_optax.Metadynamics),
     "bias_potential.state": (None, 0.85, "text", PARAMS, ctld_optax.Metadynamics),
     "bias_filling.state": (None, 0.85, "text", PARAMS, ctld_optax.Metadynamics),
+    "dashboard.state": (0.85, "text", PARAMS, ctld_optax.Metadynamics),
     "dashboard.value": (*(wrong for wrong in ARRAYS if wrong is not None), 0.85, jnp.ones(2)),
     "Recorder.like": ("text", {"a": "text"}, None, {"a": jnp.ones(2)}, {"a": 1j}, object(), {}),
     "Recorder.record.values": (None, {"loss": "text"}, {"loss": jnp.ones(2)}, {"other": 1.0}, 0.85, {"loss": object()}),
