@@ -50,6 +50,7 @@ METHODS: dict[str, tuple[Callable[..., Any], Knob]] = {
     "SGHMC": (methods.sghmc, Knob("temperature", "T", (2e-5, 4e-5, 6e-5, 1.2e-4), (2.5e-5, 6e-5))),
     "CTLD": (methods.two_phases, Knob("temperature", "T", (1e-5, 2.5e-5, 4e-5, 6e-5), (2.5e-5, 4e-5))),
 }
+TRAINED = 0.9  # an accuracy that tells runs that got off the plateau from those that did not
 TUNING_SEEDS = (100, 101)  # not reported
 
 
@@ -226,6 +227,27 @@ def draw(path: pathlib.Path, results: dict[str, dict[str, Any]], steps: int) -> 
         files.save_figure(figure, path, dpi=150)
 
 
+def draw_ends(path: pathlib.Path, results: dict[str, dict[str, Any]]) -> None:
+    """Where every run ended, a dot each: one row a method, with the share of runs above `TRAINED`."""
+    with summary.styled():
+        figure, ax = plt.subplots(figsize=(8.4, 0.52 * len(results) + 1.3), layout="constrained")
+        rng = np.random.default_rng(0)
+        for row, (name, result) in enumerate(results.items()):
+            ends = np.nan_to_num(result["test_accuracy"][:, -1])
+            color = plotting.VERMILLION if name.startswith("CTLD") else plotting.BLUE
+            scatter = row + rng.uniform(-0.16, 0.16, ends.size)  # so that equal ones are seen
+            ax.plot(ends, scatter, "o", color=color, markersize=6, alpha=0.6, markeredgewidth=0)
+            count = f"{np.count_nonzero(ends > TRAINED)} of {ends.size}"
+            ax.text(1.04, row, count, va="center", color=color, fontweight="bold")
+        ax.axvline(TRAINED, color="0.6", linewidth=0.9, linestyle=":")
+        ax.text(1.04, -0.75, f"above {TRAINED}", va="center", color="0.3", fontsize="small")
+        ax.set(xlabel="test accuracy in the end, every run a dot", xlim=(0.0, 1.02), ylim=(len(results) - 0.5, -0.6))
+        ax.set_yticks(range(len(results)), results)
+        ax.tick_params(axis="y", length=0)
+        figure.savefig(path, dpi=130)
+        plt.close(figure)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.digits", description=(__doc__ or "").split("\n\n", maxsplit=1)[0]
@@ -253,7 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     write_json(options.out / "digits.json", results, seeds, options.steps)
     draw(options.out / "digits.png", results, options.steps)
-    console.print(f"Wrote {options.out / 'digits.png'} and {options.out / 'digits.json'}")
+    draw_ends(options.out / "digits_ends.png", results)
+    console.print(f"Wrote {options.out / 'digits.png'}, {options.out / 'digits_ends.png'} and {options.out / 'digits.json'}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,11 @@ class AccumulateState(NamedTuple):
       grads: like params, at least float32: mean gradient over those micro-batches.
       inner: state of the wrapped transformation.
       value_rest: like value: what float32 does not hold of the mean of a float64 loss; empty where there can be none.
+
+    Example:
+      >>> tx = ctld_optax.accumulate(ctld_optax.ctld(0.01, 1e-3, key=0), every_k=2)
+      >>> isinstance(tx.init(jnp.ones(3)), ctld_optax.AccumulateState)
+      True
     """
 
     micro_step: jax.Array
@@ -55,6 +60,16 @@ def accumulate(
     Raises:
       TypeError, ValueError: if `every_k` is neither a function nor an integer >= 1, `value` is not a real scalar, or a
         parameter has an integer dtype.
+
+    Example:
+      >>> tx = ctld_optax.accumulate(ctld_optax.ctld(0.01, 1e-3, key=0), every_k=2)
+      >>> params = {"w": jnp.ones(3)}
+      >>> state = tx.init(params)
+      >>> for loss in (1.0, 3.0):  # two micro-batches, one update
+      ...     updates, state = tx.update(params, state, params, value=loss)
+      ...     print(bool(jnp.any(updates["w"] != 0.0)))
+      False
+      True
     """
     if not callable(every_k):
         check_count("every_k", every_k, 1)

@@ -61,7 +61,7 @@ def ctld(
 
     with :math:`\ell` the learning rate, T the temperature, :math:`\mu` the momentum, h and :math:`\mu_\alpha` alpha's own step
     size and momentum, E the coupled energy, and :math:`\epsilon_t = (\xi_t + \xi_{t-1})/2` the mean of two successive standard
-    variates, which makes this BAOAB, exact in theta where `value` is harmonic (:mod:`ctld_optax._dynamics.integrators`).
+    variates, which makes this BAOAB, exact in theta where `value` is harmonic (:doc:`why </api/noise>`).
     In the paper's variables :math:`\eta = \sqrt{\ell T}`, :math:`1 - \eta\gamma = \mu`, :math:`r = -m \sqrt{\ell/T}`,
     :math:`U = \text{value}/T`. Where :math:`\ell` changes, :math:`m_{t-1}` is scaled by
     :math:`\sqrt{\ell_{t-1}/\ell_t}`, so that r stays (not at T = 0).
@@ -98,7 +98,7 @@ def ctld(
         C = delta_prime (1 - alpha_momentum) / alpha_step_size^2, which carries alpha back by delta_prime).
       noise: "three_point" (default: moments Gaussian up to the fifth, of the same order in the step as BAOAB), "irwin_hall" (up
         to the seventh, for a third more a step), "gaussian" (inversion, twice as much) or "rademacher" (up to the third: cheap,
-        and biased); costs and biases are in :mod:`ctld_optax._arrays.noise`.
+        and biased); costs and biases are in :doc:`the reference </api/noise>`.
       integrator: "baoab" (default), or "euler", the paper's order (:math:`\epsilon_t = \xi_t`), whose variances are too large
         by 1 / (1 - l U'' / (2 (1 + mu))).
       alpha_step_size: h > 0, step of alpha in units of its thermal velocity. Smaller follows the exact dynamics better.
@@ -133,6 +133,15 @@ def ctld(
         option, or a `value` that is not a scalar.
 
     Source: Ye, Zhu and Mantiuk, NIPS 2017, Eq. 4-14 and Algorithm 1; Leimkuhler and Matthews, AMRX 2013, for BAOAB.
+
+    Example:
+      >>> loss_fn = lambda params: 0.5 * jnp.sum(params["w"] ** 2)
+      >>> params = {"w": jnp.ones(3)}
+      >>> tx = ctld_optax.ctld(learning_rate=0.01, temperature=1e-3, momentum=0.9, key=0)
+      >>> state = tx.init(params)
+      >>> loss, grads = jax.value_and_grad(loss_fn)(params)
+      >>> updates, state = tx.update(grads, state, params, value=loss)
+      >>> params = optax.apply_updates(params, updates)
     """
     check_range("momentum", momentum, minimum=0.0, maximum=1.0, maximum_open=True)
     check_range("alpha_step_size", alpha_step_size, minimum=0.0, minimum_open=True)

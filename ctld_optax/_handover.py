@@ -76,6 +76,15 @@ def hand_over_momentum(optimizer_state: Any, sampler_state: Any, params: Any = N
     Raises:
       TypeError: if there is anything but arrays in one of the three, or the two states have changed places.
       ValueError: if there is no momentum in the sampler's state, or two of one parameter.
+
+    Example:
+      >>> sgd = optax.sgd(0.05, momentum=0.9)
+      >>> sampler = ctld_optax.ctld(0.05, 1e-3, key=0)
+      >>> params = jnp.ones(3)
+      >>> state = sampler.init(params)
+      >>> filled = ctld_optax.hand_over_momentum(sgd.init(params), state, params)
+      >>> bool(jnp.all(optax.tree.get(filled, "trace") == state.momentum))
+      True
     """
     for name, tree in (("optimizer_state", optimizer_state), ("sampler_state", sampler_state), ("params", params)):
         check_arrays(tree, f"the {name}'s leaf")

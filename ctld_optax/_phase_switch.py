@@ -39,6 +39,13 @@ class PhaseSwitchState(NamedTuple):
       switched: shape (), bool: whether the optimizer has taken over.
       sampler: state of the sampler, which stands still after the switch.
       optimizer: state of the optimizer, which stands still (but for a shared trace) until the switch.
+
+    Example:
+      >>> sampler = ctld_optax.ctld(0.05, 1e-3, key=0)
+      >>> tx = ctld_optax.phase_switch(sampler, optax.sgd(0.05, 0.9), 2_000)
+      >>> state = tx.init(jnp.ones(3))
+      >>> int(state.count), float(state.sampler.alpha)
+      (0, 0.0)
     """
 
     count: Any
@@ -90,6 +97,14 @@ def phase_switch(
     Raises:
       TypeError, ValueError: if the arguments are in another order or of another kind, `sampling_steps` is < 0, `handover` does
         not take three arguments, or the sampler has no momentum to hand over.
+
+    Example:
+      >>> sampler = ctld_optax.ctld(0.05, 1e-3, momentum=0.9, key=0)
+      >>> sgd = optax.sgd(0.05, momentum=0.9)
+      >>> tx = ctld_optax.phase_switch(sampler, sgd, sampling_steps=2_000)
+      >>> params = {"w": jnp.ones(3)}
+      >>> state = tx.init(params)
+      >>> updates, state = tx.update(params, state, params, value=1.5)
     """
     if isinstance(optimizer, LangevinTransformation) and not isinstance(sampler, LangevinTransformation):
         raise TypeError(SWAPPED)

@@ -75,6 +75,10 @@ def posterior_sampler(
 
     Raises:
       TypeError, ValueError: as :func:`ctld_optax.ctld`.
+
+    Example:
+      >>> num_examples = 1_000  # of a mean loss, with the log prior over num_examples in it
+      >>> sampler = ctld_optax.posterior_sampler(0.01, temperature=1 / num_examples, key=0)
     """
     return ctld(
         learning_rate,
@@ -138,6 +142,9 @@ def algorithm1(
 
     Raises:
       TypeError, ValueError: as :func:`ctld`; also for a schedule, and for temperature = 0.
+
+    Example:
+      >>> sampler = ctld_optax.algorithm1(learning_rate=0.01, momentum=0.9, key=0)
     """
     check_range("learning_rate", learning_rate, minimum=0.0, minimum_open=True)
     check_range("temperature", temperature, minimum=0.0, minimum_open=True)

@@ -52,7 +52,7 @@ def sample(
 ) -> Any:
     r"""Samples of :math:`\exp(-\text{loss\_fn}(\theta))`, without a number to set.
 
-    Chains of :func:`ctld_optax.posterior_sampler` in a dense metric that a warm-up finds (:mod:`ctld_optax._warmup`), one
+    Chains of :func:`ctld_optax.posterior_sampler` in a dense metric that a warm-up finds (:doc:`how </api/posterior>`), one
     gradient a step, and no step refused. On a Gaussian it is exact whatever the learning rate; elsewhere up to an error of
     second order in the step, a few per cent of a standard deviation at most at the default. Half the `learning_rate` shows it.
 
@@ -63,13 +63,13 @@ def sample(
 
     so that what the data do not hold (a scale in its logarithm, say) cannot run away while hot.
 
-    Example::
-
-        def loss_fn(params):  # the negative log density
-            return 0.5 * ((params["x"] / 3.0) ** 2 + (params["y"] - params["x"]) ** 2)
-
-        data = ctld_optax.posterior.sample(loss_fn, {"x": jnp.zeros(()), "y": jnp.zeros(())}, key=0)
-        arviz.summary(data)
+    Example:
+      >>> def loss_fn(params):  # the negative log density
+      ...     return 0.5 * ((params["x"] / 3.0) ** 2 + (params["y"] - params["x"]) ** 2)
+      >>> start = {"x": jnp.zeros(()), "y": jnp.zeros(())}
+      >>> data = ctld_optax.posterior.sample(loss_fn, start, key=0)
+      >>> data.posterior["x"].shape  # chains, samples
+      (4, 4000)
 
     Args:
       loss_fn: `loss_fn(params)`, the *negative* log density up to a constant, a scalar. A `potential_fn` of NumPyro's

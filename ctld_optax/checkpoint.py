@@ -39,7 +39,16 @@ HEADER = "__header__"
 
 
 class CheckpointError(ValueError):
-    """A saved state that cannot be trusted: damaged, cut off, of another program, or of another state."""
+    """A saved state that cannot be trusted: damaged, cut off, of another program, or of another state.
+
+    Example:
+      >>> arrays = ctld_optax.checkpoint.state_to_arrays({"w": jnp.ones(3)})
+      >>> try:
+      ...     ctld_optax.checkpoint.state_from_arrays(arrays, like={"v": jnp.ones(3)})
+      ... except ctld_optax.checkpoint.CheckpointError as error:
+      ...     print(str(error)[:43])
+      the saved state is that of another program
+    """
 
 
 @checked()
@@ -60,6 +69,10 @@ def state_to_arrays(state: Any, *, settings: Any = None) -> dict[str, np.ndarray
     Raises:
       TypeError: for a leaf that is no array and no number, or settings of another kind.
       ValueError: for two leaves with the same name.
+
+    Example:
+      >>> sorted(ctld_optax.checkpoint.state_to_arrays({"w": jnp.ones(3), "step": 4}))
+      ["['step']", "['w']", '__header__']
     """
     arrays: dict[str, np.ndarray] = {}
     leaves: dict[str, Any] = {}
@@ -100,6 +113,11 @@ def state_from_arrays(arrays: Mapping[str, Any], like: Any, *, settings: Any = N
 
     Warns:
       RuntimeWarning: if settings were saved and none are given, or the other way round, as in files of earlier releases.
+
+    Example:
+      >>> arrays = ctld_optax.checkpoint.state_to_arrays({"w": jnp.ones(3)})
+      >>> ctld_optax.checkpoint.state_from_arrays(arrays, like={"w": jnp.zeros(3)})
+      {'w': Array([1., 1., 1.], dtype=float32)}
     """
     described, saved_settings = _read_header(arrays)
     _compare_settings(saved_settings, settings)
@@ -150,6 +168,14 @@ def save(directory: str | os.PathLike[str], step: int, state: Any, *, keep: int 
     Raises:
       ValueError: for a negative step, or keep < 1; or as :func:`state_to_arrays`. TypeError: as :func:`state_to_arrays`.
       OSError: if it cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> tx = ctld_optax.ctld(0.01, 1e-3, key=0)
+      >>> state = {"params": jnp.ones(3), "opt_state": tx.init(jnp.ones(3))}
+      >>> path = ctld_optax.checkpoint.save(tempfile.mkdtemp(), 1_000, state, settings=tx)
+      >>> path.name
+      'step_00001000.npz'
     """
     if step < 0 or keep < 1:
         raise ValueError(f"step must be >= 0 and keep >= 1, got step={step}, keep={keep}.")
@@ -171,6 +197,12 @@ def load(path: str | os.PathLike[str], like: Any, *, settings: Any = None) -> An
 
     Raises:
       CheckpointError: if it is no whole npz file, or as :func:`state_from_arrays`. FileNotFoundError: if it is not there.
+
+    Example:
+      >>> import tempfile
+      >>> path = ctld_optax.checkpoint.save(tempfile.mkdtemp(), 7, {"w": jnp.ones(3)})
+      >>> ctld_optax.checkpoint.load(path, like={"w": jnp.zeros(3)})
+      {'w': Array([1., 1., 1.], dtype=float32)}
     """
     arrays = _read_arrays(Path(path))
     try:
@@ -189,6 +221,14 @@ def restore_latest(directory: str | os.PathLike[str], like: Any, *, settings: An
     Raises:
       CheckpointError: if there are checkpoints but none is sound; it says what is wrong with each. Starting afresh is
         then the caller's decision.
+
+    Example:
+      >>> import tempfile
+      >>> folder = tempfile.mkdtemp()
+      >>> path = ctld_optax.checkpoint.save(folder, 7, {"w": jnp.ones(3)})
+      >>> step, state = ctld_optax.checkpoint.restore_latest(folder, like={"w": jnp.zeros(3)})
+      >>> step
+      7
     """
     faults: list[str] = []
     for step, path in sorted(_saved_steps(Path(directory)).items(), reverse=True):

@@ -40,6 +40,10 @@ def in_window(alpha: ArrayLike, tempering: PolynomialTempering = PolynomialTempe
 
     With a bias that stands still their parameters follow exp(-value/temperature) (Theorem 1 and Eq. 7). `alpha` is
     the state's after an `update`, and belongs to the parameters that this update was made from.
+
+    Example:
+      >>> ctld_optax.posterior.in_window(jnp.array([0.0, -0.3, 1.2]))
+      Array([ True,  True, False], dtype=bool)
     """
     return tempering.in_window(jnp.asarray(alpha))
 
@@ -89,6 +93,13 @@ def log_weights(
 
     Raises:
       ValueError: if there is a bias without its state.
+
+    Example:
+      >>> losses = jnp.array([0.1, 0.2, 0.9])
+      >>> log_weights = ctld_optax.posterior.log_weights(losses, temperature=0.1, num_params=2)
+      >>> weights = jax.nn.softmax(log_weights)
+      >>> bool(weights[0] > weights[2])  # low losses are those of the cold steps
+      True
     """
     check_count("num_params", num_params, 1)
     check_range("temperature", temperature, minimum=0.0, minimum_open=True)
@@ -136,6 +147,12 @@ def log_weights_of_step(
 
     Raises:
       ValueError: if there is a bias without its state.
+
+    Example:
+      >>> losses, kinetic = jnp.array([0.1, 0.2, 0.9]), jnp.array([0.1, 0.1, 0.4])
+      >>> alpha = jnp.array([0.0, 0.2, 1.4])
+      >>> ctld_optax.posterior.log_weights_of_step(losses, kinetic, alpha, temperature=0.1).shape
+      (3,)
     """
     check_range("temperature", temperature, minimum=0.0, minimum_open=True)
     alpha = jnp.asarray(alpha)
@@ -161,6 +178,15 @@ class ReservoirState(NamedTuple):
       num_open: shape (), int32: steps so far at which the window was open.
       num_offered: shape (), int32: thinned steps so far.
       key: shape (), typed PRNG key.
+
+    Example:
+      >>> reservoir = ctld_optax.posterior.Reservoir(capacity=3)
+      >>> ensemble = reservoir.init({"w": jnp.zeros(2)}, key=0)
+      >>> for number in range(10):
+      ...     params = {"w": jnp.full(2, float(number))}
+      ...     ensemble = reservoir.update(ensemble, params, number % 2 == 0)
+      >>> ensemble.samples["w"].shape
+      (3, 2)
     """
 
     samples: Any
@@ -184,6 +210,15 @@ class Reservoir:
       ValueError, TypeError: if one is no Python integer >= 1.
 
     Source: Vitter, "Random Sampling with a Reservoir", ACM TOMS 11 (1985), algorithm R.
+
+    Example:
+      >>> reservoir = ctld_optax.posterior.Reservoir(capacity=3)
+      >>> ensemble = reservoir.init({"w": jnp.zeros(2)}, key=0)
+      >>> for number in range(10):
+      ...     params = {"w": jnp.full(2, float(number))}
+      ...     ensemble = reservoir.update(ensemble, params, number % 2 == 0)
+      >>> int(ensemble.num_offered)  # every second one, of which three were kept
+      5
     """
 
     capacity: int
@@ -238,6 +273,16 @@ def predict(state: ReservoirState, function: Callable[..., Any], *args: Any, bat
 
     Returns:
       What `function` gives, averaged.
+
+    Example:
+      >>> reservoir = ctld_optax.posterior.Reservoir(capacity=3)
+      >>> ensemble = reservoir.init({"w": jnp.zeros(2)}, key=0)
+      >>> for number in range(10):
+      ...     params = {"w": jnp.full(2, float(number))}
+      ...     ensemble = reservoir.update(ensemble, params, number % 2 == 0)
+      >>> model = lambda params, x: x @ params["w"]
+      >>> ctld_optax.posterior.predict(ensemble, model, jnp.ones((4, 2))).shape
+      (4,)
     """
     if batch_size is not None:
         check_count("batch_size", batch_size, 1)

@@ -35,6 +35,11 @@ class RecorderState(NamedTuple):
     Attributes:
       count: shape (), int32: number of steps recorded, those included that are no longer kept.
       rows: shape (capacity, words), int32: the bits of the scalars, one row a step.
+
+    Example:
+      >>> recorder = ctld_optax.recorder.Recorder({"loss": 0.0}, capacity=4)
+      >>> isinstance(recorder.init(), ctld_optax.recorder.RecorderState)
+      True
     """
 
     count: Any
@@ -47,6 +52,15 @@ class Recording(NamedTuple):
     Attributes:
       step: shape (kept,): equally spaced multiples of the stride; the first step of a run is 1.
       values: like what is recorded; each scalar an array of shape (kept,), or (replicas, ..., kept).
+
+    Example:
+      >>> recorder = ctld_optax.recorder.Recorder({"loss": 0.0}, capacity=4)
+      >>> log = recorder.init()
+      >>> for number in range(8):
+      ...     log = recorder.record(log, {"loss": 0.5 * number})
+      >>> recording = recorder.read(log)
+      >>> recording.step, recording.values["loss"]
+      (array([4, 8]), array([1.5, 3.5], dtype=float32))
     """
 
     step: np.ndarray
@@ -74,6 +88,15 @@ class Recorder:
 
     Raises:
       ValueError, TypeError: for any other capacity, for `like` without scalars, or with something that is none.
+
+    Example:
+      >>> recorder = ctld_optax.recorder.Recorder({"loss": 0.0}, capacity=4)
+      >>> log = recorder.init()
+      >>> for number in range(8):
+      ...     log = recorder.record(log, {"loss": 0.5 * number})
+      >>> recording = recorder.read(log)
+      >>> recording.step  # the buffer was full twice: every fourth row
+      array([4, 8])
     """
 
     @checked()

@@ -55,6 +55,15 @@ def columns(recording: Recording) -> dict[str, np.ndarray]:
     Raises:
       ValueError: if it holds replicas; select one, `jax.tree.map(lambda x: x[0], recording.values)`. Or if two scalars would
         have one name, or one that of the steps.
+
+    Example:
+      >>> recorder = ctld_optax.recorder.Recorder({"loss": 0.0}, capacity=4)
+      >>> log = recorder.init()
+      >>> for number in range(8):
+      ...     log = recorder.record(log, {"loss": 0.5 * number})
+      >>> recording = recorder.read(log)
+      >>> list(ctld_optax.writers.columns(recording))
+      ['step', 'loss']
     """
     table = {"step": np.asarray(recording.step)}
     for path, column in jax.tree_util.tree_leaves_with_path(recording.values):
@@ -175,6 +184,18 @@ class CSVWriter(_Writer):
     Raises:
       ValueError: if there is anything else than the record of a run at `path`; at `append`, also if that of another run.
       OSError: if it cannot be written, or another writer has it.
+
+    Example:
+      >>> recorder = ctld_optax.recorder.Recorder({"loss": 0.0}, capacity=4)
+      >>> log = recorder.init()
+      >>> for number in range(8):
+      ...     log = recorder.record(log, {"loss": 0.5 * number})
+      >>> recording = recorder.read(log)
+      >>> import pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "run.csv"
+      >>> with ctld_optax.writers.CSVWriter(path) as table:
+      ...     table.append(recording)  # rows that were new
+      2
     """
 
     @checked()
@@ -242,6 +263,18 @@ class ParquetWriter(_Writer):
       ImportError: without pyarrow.
       ValueError: if there is anything else in the folder, or a file that is damaged; at `append`, if there is another run.
       OSError: if it cannot be written, or another writer has it.
+
+    Example:
+      >>> recorder = ctld_optax.recorder.Recorder({"loss": 0.0}, capacity=4)
+      >>> log = recorder.init()
+      >>> for number in range(8):
+      ...     log = recorder.record(log, {"loss": 0.5 * number})
+      >>> recording = recorder.read(log)
+      >>> import pathlib, tempfile
+      >>> folder = pathlib.Path(tempfile.mkdtemp()) / "run"
+      >>> with ctld_optax.writers.ParquetWriter(folder) as table:
+      ...     table.append(recording)
+      2
     """
 
     @checked()
@@ -311,6 +344,17 @@ class TensorBoardWriter(_Writer):
       ImportError: without tensorboardX.
       ValueError: at `append`, if the folder has a record of another run.
       OSError: if it cannot be written, or another writer has it.
+
+    Example:
+      >>> recorder = ctld_optax.recorder.Recorder({"loss": 0.0}, capacity=4)
+      >>> log = recorder.init()
+      >>> for number in range(8):
+      ...     log = recorder.record(log, {"loss": 0.5 * number})
+      >>> recording = recorder.read(log)
+      >>> import tempfile
+      >>> with ctld_optax.writers.TensorBoardWriter(tempfile.mkdtemp()) as board:
+      ...     board.append(recording)
+      2
     """
 
     @checked()

@@ -71,7 +71,10 @@ num_params = sum(leaf.size for leaf in jax.tree.leaves(start))
 start_loss = float(loss_fn(start, train_x, train_y))
 hottest = 2.0 * start_loss / num_params
 temperatures = np.geomspace(hottest / 10.0, hottest, 4)
-print(f"{num_params:,} parameters, loss at the start {start_loss:.2f}: try", ", ".join(f"{t:.1e}" for t in temperatures))
+print(
+    f"{num_params:,} parameters, loss at the start {start_loss:.2f}: try",
+    ", ".join(f"{t:.1e}" for t in temperatures),
+)
 
 # %% [markdown]
 # ## Step 2: the temperature, then the learning rate
@@ -91,12 +94,19 @@ def train(learning_rate, temperature, seed, sampling_steps):
 
     def step(carry, number):
         params, state = carry
-        index = jax.random.randint(jax.random.fold_in(batch_key, number), (BATCH,), 0, len(train_y))
+        index = jax.random.randint(
+            jax.random.fold_in(batch_key, number), (BATCH,), 0, len(train_y)
+        )
         loss, grads = jax.value_and_grad(loss_fn)(params, train_x[index], train_y[index])
         updates, state = tx.update(grads, state, params, value=loss)
-        return (optax.apply_updates(params, updates), state), (loss, diagnostics.snapshot(state))
+        return (optax.apply_updates(params, updates), state), (
+            loss,
+            diagnostics.snapshot(state),
+        )
 
-    (params, _), (losses, trajectory) = jax.lax.scan(step, (params, tx.init(params)), jnp.arange(STEPS))
+    (params, _), (losses, trajectory) = jax.lax.scan(
+        step, (params, tx.init(params)), jnp.arange(STEPS)
+    )
     accuracy = jnp.mean(jnp.argmax(model.apply(params, valid_x), axis=1) == valid_y)
     return accuracy, losses, trajectory
 
@@ -107,10 +117,16 @@ over_settings = jax.jit(jax.vmap(train, (0, 0, 0, None)), static_argnums=3)
 
 def try_out(learning_rates, temperatures, first_seed=0, sampling_steps=HALF):
     """All of `train`, with axes (setting, seed)."""
-    settings = [(rate, t, first_seed + i) for rate, t in zip(learning_rates, temperatures, strict=True) for i in range(SEEDS)]
+    settings = [
+        (rate, t, first_seed + i)
+        for rate, t in zip(learning_rates, temperatures, strict=True)
+        for i in range(SEEDS)
+    ]
     rates, heats, seeds = (jnp.asarray(column) for column in zip(*settings, strict=True))
     results = over_settings(rates, heats, seeds, sampling_steps)
-    return jax.tree.map(lambda array: np.asarray(array).reshape(-1, SEEDS, *array.shape[1:]), results)
+    return jax.tree.map(
+        lambda array: np.asarray(array).reshape(-1, SEEDS, *array.shape[1:]), results
+    )
 
 
 usual_rate = 0.01
@@ -119,7 +135,10 @@ temperature = float(temperatures[accuracies.min(axis=1).argmax()])
 
 rates = [usual_rate / 2, usual_rate * 2]
 other_accuracies, _, _ = try_out(rates, [temperature] * len(rates))
-tried = {usual_rate: accuracies.min(axis=1).max(), **dict(zip(rates, other_accuracies.min(axis=1), strict=True))}
+tried = {
+    usual_rate: accuracies.min(axis=1).max(),
+    **dict(zip(rates, other_accuracies.min(axis=1), strict=True)),
+}
 learning_rate = max(tried, key=tried.get)
 print(
     f"temperature {temperature:.1e}; the worse seed's accuracy by learning rate:",
@@ -129,11 +148,23 @@ print(
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
 left.semilogx(temperatures, accuracies, "o", color=plotting.BLUE)
-left.semilogx(temperatures, accuracies.min(axis=1), color=plotting.BLUE, label="the worse of two seeds")
-left.set(ylabel="accuracy on validation data", ylim=(0, 1.03), title=f"after all {STEPS:,} steps")
-right.loglog(temperatures, losses[:, :, HALF - 500 : HALF].mean(axis=2), "o", color=plotting.VERMILLION)
+left.semilogx(
+    temperatures, accuracies.min(axis=1), color=plotting.BLUE, label="the worse of two seeds"
+)
+left.set(
+    ylabel="accuracy on validation data", ylim=(0, 1.03), title=f"after all {STEPS:,} steps"
+)
+right.loglog(
+    temperatures, losses[:, :, HALF - 500 : HALF].mean(axis=2), "o", color=plotting.VERMILLION
+)
 right.axhline(start_loss, color="0.4", linewidth=0.9, linestyle=":", label="loss at the start")
-right.loglog(temperatures, temperatures * num_params / 2, color="0.2", linestyle="--", label=r"$d\,T/2$")
+right.loglog(
+    temperatures,
+    temperatures * num_params / 2,
+    color="0.2",
+    linestyle="--",
+    label=r"$d\,T/2$",
+)
 right.set(ylabel="mean loss while sampling  [nats]", title="the last 500 steps of sampling")
 right.set_yticks([0.1, 0.25, 0.5, 1, 2, 4], ["0.1", "0.25", "0.5", "1", "2", "4"])
 for ax in (left, right):
@@ -155,10 +186,15 @@ plt.show()
 # momentum time to finish. Here a half and a quarter of the steps, with seeds that the choices above have not seen.
 
 # %%
-runs = {steps: try_out([learning_rate], [temperature], 10, steps) for steps in (HALF, STEPS // 4)}
+runs = {
+    steps: try_out([learning_rate], [temperature], 10, steps) for steps in (HALF, STEPS // 4)
+}
 for steps, (accuracy, _, trajectory) in runs.items():
     trips = diagnostics.round_trips(trajectory.alpha[..., :steps])
-    print(f"{steps:,} of {STEPS:,} steps sampling: accuracy {accuracy[0].round(3)}, {trips / SEEDS:g} round trips a run")
+    print(
+        f"{steps:,} of {STEPS:,} steps sampling: accuracy {accuracy[0].round(3)}, "
+        f"{trips / SEEDS:g} round trips a run"
+    )
 sampling_steps = max(runs, key=lambda steps: runs[steps][0].min())
 
 # %% [markdown]
@@ -170,11 +206,17 @@ sampling_steps = max(runs, key=lambda steps: runs[steps][0].min())
 # %%
 _, losses, trajectory = jax.tree.map(lambda array: array[0, 0], runs[sampling_steps])
 sampler = ctld_optax.ctld(learning_rate, temperature, MOMENTUM, key=0)
-print(diagnostics.report(trajectory, sampler, value=losses, num_params=num_params, initial_value=start_loss))
+print(
+    diagnostics.report(
+        trajectory, sampler, value=losses, num_params=num_params, initial_value=start_loss
+    )
+)
 
 sgd_losses = jax.jit(train, static_argnums=3)(learning_rate, 0.0, 10, 0)[1]
 figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 6), layout="constrained")
-top.semilogy(sgd_losses, color=plotting.BLUE, label="SGD with momentum, from the first step on")
+top.semilogy(
+    sgd_losses, color=plotting.BLUE, label="SGD with momentum, from the first step on"
+)
 top.semilogy(losses, color=plotting.VERMILLION, linewidth=0.8, label="with these settings")
 top.set(xlabel="step", ylabel="minibatch loss  [nats]")
 top.legend(frameon=False)
@@ -182,8 +224,21 @@ plotting.temperature_trajectory(trajectory.beta, switch_step=sampling_steps, ax=
 plt.show()
 
 # %% [markdown]
+# The sampling phase on one page:
+
+# %%
+plotting.dashboard(trajectory, sampler, value=losses, num_params=num_params)
+plt.show()
+
+# %% [markdown]
 # If SGD with momentum alone gets as far, you do not need this. Otherwise, these are your settings:
 
 # %%
-print(f"sampler = ctld_optax.ctld({learning_rate:g}, temperature={temperature:.1e}, momentum={MOMENTUM}, key=0)")
-print(f"tx = ctld_optax.phase_switch(sampler, optax.sgd({learning_rate:g}, momentum={MOMENTUM}), {sampling_steps=})")
+print(
+    f"sampler = ctld_optax.ctld({learning_rate:g}, temperature={temperature:.1e}, "
+    f"momentum={MOMENTUM}, key=0)"
+)
+print(
+    f"tx = ctld_optax.phase_switch(sampler, optax.sgd({learning_rate:g}, "
+    f"momentum={MOMENTUM}), {sampling_steps=})"
+)

@@ -52,7 +52,9 @@ start = jnp.asarray(centres[0], jnp.float32)
 
 
 def chain(options, key):
-    sampler = ctld_optax.posterior_sampler(learning_rate, temperature, momentum, key=key, **options)
+    sampler = ctld_optax.posterior_sampler(
+        learning_rate, temperature, momentum, key=key, **options
+    )
 
     def step(carry, _):
         x, state, _, _ = carry
@@ -71,7 +73,10 @@ def chain(options, key):
 
 
 keys = jax.random.split(jax.random.key(0), chains)
-runs = {name: jax.jit(jax.vmap(lambda key, o=options: chain(o, key)))(keys) for name, options in settings.items()}
+runs = {
+    name: jax.jit(jax.vmap(lambda key, o=options: chain(o, key)))(keys)
+    for name, options in settings.items()
+}
 
 # %% [markdown]
 # ## Where they have been
@@ -89,8 +94,23 @@ clouds = {
 }
 figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained", sharey=True)
 for ax, (name, (samples, color)) in zip(axes, clouds.items(), strict=True):
-    plotting.sample_cloud(samples, energy=energy, limits=((-5.2, 5.2), (-5.2, 5.2)), max_points=10_000, color=color, ax=ax)
-    ax.plot(*start, "o", color=plotting.VERMILLION, markersize=11, fillstyle="none", markeredgewidth=1.8, label="start")
+    plotting.sample_cloud(
+        samples,
+        energy=energy,
+        limits=((-5.2, 5.2), (-5.2, 5.2)),
+        max_points=10_000,
+        color=color,
+        ax=ax,
+    )
+    ax.plot(
+        *start,
+        "o",
+        color=plotting.VERMILLION,
+        markersize=11,
+        fillstyle="none",
+        markeredgewidth=1.8,
+        label="start",
+    )
     ax.set(title=name, aspect="equal", xlabel="$x_1$", ylabel="$x_2$" if ax is axes[0] else "")
 axes[0].legend(loc="upper right", frameon=True)
 plt.show()
@@ -101,10 +121,12 @@ plt.show()
 # A piece of one chain: one coordinate above, the temperature below. It changes rows when it is hot, and settles in a row of
 # modes (dotted) when it is cold.
 
-# %%
+# %% tags=["thumbnail"]
 piece = slice(1_000, 1_800)
 at = np.arange(steps // thin)[piece] * thin
-figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 6), sharex=True, layout="constrained", height_ratios=(1.6, 1))
+figure, (top, bottom) = plt.subplots(
+    2, 1, figsize=(11, 6), sharex=True, layout="constrained", height_ratios=(1.6, 1)
+)
 heat = 1.0 / np.asarray(trajectory.beta[0, piece])
 points = top.scatter(at, x[0, piece, 0], c=heat, s=9, cmap="cividis", vmin=1.0, vmax=6.7)
 for row in np.unique(centres[:, 0]):
@@ -130,19 +152,44 @@ for name, color, marker, keep in (
 ):
     samples = np.asarray(runs[name][0])
     mode = np.argmin(np.square(samples[..., None, :] - centres).sum(axis=-1), axis=-1)
-    visited = np.stack([np.maximum.accumulate((mode == m) & keep, axis=1) for m in range(25)]).sum(axis=0)
+    visited = np.stack(
+        [np.maximum.accumulate((mode == m) & keep, axis=1) for m in range(25)]
+    ).sum(axis=0)
     for one in visited:
-        left.semilogx(np.arange(1, steps // thin + 1) * thin, one, color=color, linewidth=0.6, alpha=0.45)
-    left.semilogx(np.arange(1, steps // thin + 1) * thin, visited.mean(axis=0), color=color, linewidth=2.4, label=name)
+        left.semilogx(
+            np.arange(1, steps // thin + 1) * thin,
+            one,
+            color=color,
+            linewidth=0.6,
+            alpha=0.45,
+        )
+    left.semilogx(
+        np.arange(1, steps // thin + 1) * thin,
+        visited.mean(axis=0),
+        color=color,
+        linewidth=2.4,
+        label=name,
+    )
     weights = np.bincount(mode[keep], minlength=25) / keep.sum()
     variation = 0.5 * np.abs(weights - 1 / 25).sum()
-    right.semilogy(np.arange(1, 26), np.where(weights > 0, weights, np.nan), marker, color=color, markersize=6,
-                   label=f"{name}: total variation {variation:.2f}")  # fmt: skip
-    print(f"{name}: modes found by a chain {visited[:, -1].min()} to {visited[:, -1].max()} of 25, variation {variation:.3f}")
+    right.semilogy(
+        np.arange(1, 26),
+        np.where(weights > 0, weights, np.nan),
+        marker,
+        color=color,
+        markersize=6,
+        label=f"{name}: total variation {variation:.2f}",
+    )
+    print(
+        f"{name}: a chain found {visited[:, -1].min()} to {visited[:, -1].max()} modes of 25, "
+        f"variation {variation:.3f}"
+    )
 left.set(xlabel="step", ylabel="modes visited", ylim=(0, 26), xlim=(thin, steps))
 left.legend(loc="upper left")
 right.axhline(1 / 25, color="0.3", linewidth=1.0, linestyle="--", label="1/25")
-right.set(xlabel="mode, column by column from the start", ylabel="weight found", ylim=(0.008, 2.0))
+right.set(
+    xlabel="mode, column by column from the start", ylabel="weight found", ylim=(0.008, 2.0)
+)
 right.legend(loc="upper right")
 plt.show()
 
@@ -164,12 +211,17 @@ print(diagnostics.report(trajectory, sampler, value=values, num_params=2, state=
 
 # %%
 tempering = ctld_optax.PolynomialTempering()
-data = posterior.sample(energy, start, key=0, num_chains=chains, num_samples=steps // 5, tempering=tempering)
+data = posterior.sample(
+    energy, start, key=0, num_chains=chains, num_samples=steps // 5, tempering=tempering
+)
 samples = data.posterior["x"].to_numpy()
 mode = np.argmin(np.square(samples[..., None, :] - centres).sum(axis=-1), axis=-1)
 found = [len(np.unique(of_chain)) for of_chain in mode]
 variation = 0.5 * np.abs(np.bincount(mode.ravel(), minlength=25) / mode.size - 1 / 25).sum()
-print(f"{samples.shape[1]:,} samples of a chain, modes found {min(found)} to {max(found)} of 25, variation {variation:.3f}")
+print(
+    f"{samples.shape[1]:,} samples a chain, which found {min(found)} to {max(found)} modes, "
+    f"variation {variation:.3f}"
+)
 
 # %% [markdown]
 # `python -m benchmarks.mixture` has the whole comparison: three targets, five samplers, an equal budget for tuning.

@@ -39,26 +39,51 @@ from ctld_optax import plotting, posterior
 
 SOURCE = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FILES = {
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "t10k-images-idx3-ubyte.gz": (
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+    ),
 }
 
 
 def load():
-    """The 10,000 test images of MNIST from CTLD_DATA_DIR or the network; without either, scikit-learn's 1,797 small digits."""
+    """The 10,000 test images of MNIST from CTLD_DATA_DIR or the network.
+
+    Without either, scikit-learn's 1,797 small digits.
+    """
     try:
         folder = os.environ.get("CTLD_DATA_DIR")
         paths = [
-            pathlib.Path(folder) / name if folder else pooch.retrieve(SOURCE + name, f"sha256:{sha256}", fname=name)
+            pathlib.Path(folder) / name
+            if folder
+            else pooch.retrieve(SOURCE + name, f"sha256:{sha256}", fname=name)
             for name, sha256 in FILES.items()
         ]
         images, labels = (gzip.decompress(pathlib.Path(path).read_bytes()) for path in paths)
         pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28 * 28)
-        return pixels.astype(np.float32) / 255.0, np.frombuffer(labels, np.uint8, offset=8).astype(np.int32), "MNIST"
-    except (OSError, EOFError, ValueError, zlib.error) as error:  # not there, cut short, another file, damaged
-        print(f"No MNIST in CTLD_DATA_DIR or from the network ({type(error).__name__}): scikit-learn's digits take its place.")
+        return (
+            pixels.astype(np.float32) / 255.0,
+            np.frombuffer(labels, np.uint8, offset=8).astype(np.int32),
+            "MNIST",
+        )
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+    ) as error:  # not there, cut short, another file, damaged
+        print(
+            f"No MNIST in CTLD_DATA_DIR or from the network ({type(error).__name__}): "
+            "scikit-learn's digits take its place."
+        )
         pixels, labels = load_digits(return_X_y=True)
-        return pixels.astype(np.float32) / 16.0, labels.astype(np.int32), "scikit-learn's digits"
+        return (
+            pixels.astype(np.float32) / 16.0,
+            labels.astype(np.int32),
+            "scikit-learn's digits",
+        )
 
 
 x, y, name = load()
@@ -69,7 +94,9 @@ num_examples = len(y) // 8
 train_x, train_y = jnp.asarray(x[:num_examples]), jnp.asarray(y[:num_examples])
 valid_x, valid_y = x[num_examples : 2 * num_examples], y[num_examples : 2 * num_examples]
 test_x, test_y = x[2 * num_examples :], y[2 * num_examples :]
-print(f"{name}: {num_examples} to learn from, {len(valid_y)} to choose by, {len(test_y)} to test")
+print(
+    f"{name}: {num_examples} to learn from, {len(valid_y)} to choose by, {len(test_y)} to test"
+)
 print(f"{len(unseen_x)} digits 8 and 9, never seen")
 
 # %% [markdown]
@@ -96,7 +123,9 @@ probabilities = jax.jit(lambda params, x: jax.nn.softmax(model.apply(params, x))
 
 def loss_fn(params, x, y, prior):
     squares = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params))
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(model.apply(params, x), y).mean()
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(
+        model.apply(params, x), y
+    ).mean()
     return cross_entropy + prior * squares / (2 * PRIOR_DEVIATION**2 * num_examples)
 
 
@@ -119,8 +148,12 @@ def train(make, seed, prior=1.0):
 
     def step(carry, number):
         params, state, ensemble = carry
-        index = jax.random.randint(jax.random.fold_in(batch_key, number), (128,), 0, num_examples)
-        loss, grads = jax.value_and_grad(loss_fn)(params, train_x[index], train_y[index], prior)
+        index = jax.random.randint(
+            jax.random.fold_in(batch_key, number), (128,), 0, num_examples
+        )
+        loss, grads = jax.value_and_grad(loss_fn)(
+            params, train_x[index], train_y[index], prior
+        )
         updates, state = tx.update(grads, state, params, value=loss)
         alpha = optax.tree.get(state, "alpha")
         if alpha is not None:
@@ -133,7 +166,9 @@ def train(make, seed, prior=1.0):
 
 
 def over_seeds(make, prior=1.0):
-    return jax.jit(lambda seeds: jax.lax.map(lambda seed: train(make, seed, prior), seeds))(jnp.arange(SEEDS))
+    return jax.jit(lambda seeds: jax.lax.map(lambda seed: train(make, seed, prior), seeds))(
+        jnp.arange(SEEDS)
+    )
 
 
 def sgd(_):
@@ -167,12 +202,30 @@ def surprise(p, labels):
 
 ensembles, scores = {}, {}
 for factor in (0.01, 0.03, 0.1):
-    make = lambda key, factor=factor: ctld_optax.ctld(0.05, temperature=factor / num_examples, momentum=0.9, key=key)
+    make = lambda key, factor=factor: ctld_optax.ctld(
+        0.05, temperature=factor / num_examples, momentum=0.9, key=key
+    )
     _, _, ensembles[factor] = over_seeds(make)
     scores[factor] = surprise(predict_ensemble(ensembles[factor], valid_x), valid_y)
-    print(f"T = {factor:4}/N: {scores[factor].mean():.3f} ± {scores[factor].std():.3f} nats a validation image")
+    print(
+        f"T = {factor:4}/N: {scores[factor].mean():.3f} ± {scores[factor].std():.3f} "
+        "nats a validation image"
+    )
 best = min(scores, key=lambda factor: scores[factor].mean())
-print(f"chosen: T = {best}/N; {int(ensembles[best].num_offered[0])} networks were offered, {reservoir.capacity} kept at most")
+print(
+    f"chosen: T = {best}/N; {int(ensembles[best].num_offered[0])} networks were offered, "
+    f"{reservoir.capacity} kept at most"
+)
+
+# %%
+figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+means, deviations = ([f(scores[factor]) for factor in scores] for f in (np.mean, np.std))
+ax.errorbar(list(scores), means, deviations, marker="o", capsize=4, color=plotting.VERMILLION)
+alone = surprise(predict(single, valid_x), valid_y).mean()
+ax.axhline(alone, color=plotting.BLUE, linestyle="--", label="one network")
+ax.set(xscale="log", xlabel="temperature  [1/N]", ylabel="nats a validation image")
+ax.legend(frameon=False)
+plt.show()
 
 # %% [markdown]
 # ## Do they know how sure they may be?
@@ -184,7 +237,7 @@ print(f"chosen: T = {best}/N; {int(ensembles[best].num_offered[0])} networks wer
 
 # %%
 def reliability(p, labels, bins=10):
-    """Confidence, accuracy and share of the images in each bin of confidence that is not empty."""
+    """Confidence, accuracy and share of the images in each bin that is not empty."""
     confidence, is_right = p.max(axis=1), p.argmax(axis=1) == labels
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     members = [place == i for i in range(bins) if (place == i).any()]
@@ -203,36 +256,68 @@ def entropy(p):
 methods = {
     "one network, no prior": (predict(plain, test_x), predict(plain, unseen_x)),
     "one network": (predict(single, test_x), predict(single, unseen_x)),
-    "ensemble": (predict_ensemble(ensembles[best], test_x), predict_ensemble(ensembles[best], unseen_x)),
+    "ensemble": (
+        predict_ensemble(ensembles[best], test_x),
+        predict_ensemble(ensembles[best], unseen_x),
+    ),
 }
 colors = dict(zip(methods, (plotting.ORANGE, plotting.BLUE, plotting.VERMILLION), strict=True))
 
 is_unseen = np.r_[np.zeros(len(test_x)), np.ones(len(unseen_x))]
-print(f"mean ± deviation over {SEEDS} seeds      accuracy        nats an image   calibration err  entropy 0-7  8, 9   ROC area")
+print(f"mean ± deviation over {SEEDS} seeds")
+print(
+    "                       accuracy         nats an image    calibration      entropy       ROC"
+)
+print(
+    "                                                        error            0-7    8, 9   area"
+)
 for method, (seen, unseen) in methods.items():
     readings = {
         "accuracy": (seen.argmax(axis=2) == test_y).mean(axis=1),
         "nats": surprise(seen, test_y),
         "calibration": np.array([calibration_error(p, test_y) for p in seen]),
     }
-    area = np.mean([roc_auc_score(is_unseen, np.r_[entropy(a), entropy(b)]) for a, b in zip(seen, unseen, strict=True)])
-    cells = "  ".join(f"{values.mean():.4f} ± {values.std():.4f}" for values in readings.values())
-    print(f"{method:30} {cells}      {entropy(seen).mean():.3f}     {entropy(unseen).mean():.3f}    {area:.3f}")
+    area = np.mean(
+        [
+            roc_auc_score(is_unseen, np.r_[entropy(a), entropy(b)])
+            for a, b in zip(seen, unseen, strict=True)
+        ]
+    )
+    cells = "  ".join(
+        f"{values.mean():.4f} ± {values.std():.4f}" for values in readings.values()
+    )
+    sure, unsure = entropy(seen).mean(), entropy(unseen).mean()
+    print(f"{method:22} {cells}  {sure:.3f}  {unsure:.3f}  {area:.3f}")
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
 left.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", label="perfect")
 for method, (seen, _) in methods.items():
     confidence, accuracy, share = reliability(seen.reshape(-1, 8), np.tile(test_y, SEEDS))
-    left.plot(confidence, accuracy, color=colors[method], marker="o", markersize=4, label=method)
-left.set(xlabel="how sure it is  [probability]", ylabel="how often it is right  [share]", xlim=(0.1, 1.02), ylim=(0, 1.02))
+    left.plot(
+        confidence, accuracy, color=colors[method], marker="o", markersize=4, label=method
+    )
+left.set(
+    xlabel="how sure it is  [probability]",
+    ylabel="how often it is right  [share]",
+    xlim=(0.1, 1.02),
+    ylim=(0, 1.02),
+)
 left.legend(frameon=False)
 for method in ("one network", "ensemble"):
-    for p, line, what in zip(methods[method], ("--", "-"), ("0 to 7", "8 and 9, never seen"), strict=True):
+    for p, line, what in zip(
+        methods[method], ("--", "-"), ("0 to 7", "8 and 9, never seen"), strict=True
+    ):
         sorted_entropy = np.sort(entropy(p).ravel())
         share_above = 1 - np.arange(sorted_entropy.size) / sorted_entropy.size
-        right.plot(sorted_entropy, share_above, line, color=colors[method], label=f"{method}: {what}")
-right.set(xlabel="entropy of the prediction  [nats]", ylabel="share of the images above", ylim=(0, 1.02))
+        right.plot(
+            sorted_entropy, share_above, line, color=colors[method], label=f"{method}: {what}"
+        )
+right.set(
+    xlabel="entropy of the prediction  [nats]",
+    ylabel="share of the images above",
+    ylim=(0, 1.02),
+)
 right.legend(frameon=False)
 plt.show()
 
@@ -241,19 +326,25 @@ plt.show()
 #
 # Digits 8 and 9 of which the single network is sure and the ensemble is not. The bars are the probabilities of 0 to 7.
 
-# %%
+# %% tags=["thumbnail"]
 one, many = methods["one network"][1][0], methods["ensemble"][1][0]
 where = np.argsort(entropy(one) - entropy(many))[:6]
 side = round(unseen_x.shape[1] ** 0.5)
-figure, axes = plt.subplots(2, 6, figsize=(11, 3.8), layout="constrained", height_ratios=(1.2, 1), sharey="row")
+figure, axes = plt.subplots(
+    2, 6, figsize=(11, 3.8), layout="constrained", height_ratios=(1.2, 1), sharey="row"
+)
 for (top, bottom), i in zip(axes.T, where, strict=True):
     top.imshow(1 - unseen_x[i].reshape(side, side), cmap="gray", vmin=0, vmax=1)
     top.set_axis_off()
-    bottom.bar(np.arange(8) - 0.2, one[i], 0.4, color=colors["one network"], label="one network")
+    bottom.bar(
+        np.arange(8) - 0.2, one[i], 0.4, color=colors["one network"], label="one network"
+    )
     bottom.bar(np.arange(8) + 0.2, many[i], 0.4, color=colors["ensemble"], label="ensemble")
     bottom.set(xlabel="digit", xticks=range(8), ylim=(0, 1))
 axes[1, 0].set_ylabel("probability")
-figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False, ncols=2)
+figure.legend(
+    *axes[1, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False, ncols=2
+)
 plt.show()
 
 # %% [markdown]

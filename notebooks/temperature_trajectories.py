@@ -29,7 +29,13 @@ import optax
 from sklearn.datasets import load_digits
 
 import ctld_optax
-from ctld_optax import AdaptiveBiasingForce, Metadynamics, PolynomialTempering, diagnostics, plotting
+from ctld_optax import (
+    AdaptiveBiasingForce,
+    Metadynamics,
+    PolynomialTempering,
+    diagnostics,
+    plotting,
+)
 
 plt.rcParams.update(plotting.STYLE)
 
@@ -55,7 +61,9 @@ make = functools.partial(ctld_optax.ctld, learning_rate=0.01, temperature=temper
 def loss_fn(params, key):
     index = jax.random.randint(key, (64,), 0, len(y))
     hidden = jax.nn.relu(x[index] @ params["w"] + params["b"])
-    return optax.softmax_cross_entropy_with_integer_labels(hidden @ params["v"] + params["c"], y[index]).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(
+        hidden @ params["v"] + params["c"], y[index]
+    ).mean()
 
 
 def run(sampler, steps):
@@ -63,9 +71,14 @@ def run(sampler, steps):
         params, state = carry
         loss, grads = jax.value_and_grad(loss_fn)(params, key)
         updates, state = sampler.update(grads, state, params, value=loss)
-        return (optax.apply_updates(params, updates), state), (diagnostics.snapshot(state), loss)
+        return (optax.apply_updates(params, updates), state), (
+            diagnostics.snapshot(state),
+            loss,
+        )
 
-    return jax.lax.scan(step, (params, sampler.init(params)), jax.random.split(jax.random.key(1), steps))[1]
+    return jax.lax.scan(
+        step, (params, sampler.init(params)), jax.random.split(jax.random.key(1), steps)
+    )[1]
 
 
 # %% [markdown]
@@ -78,14 +91,23 @@ def run(sampler, steps):
 # %%
 sampler = make()
 trajectory, losses = jax.jit(lambda: run(sampler, 4_000))()
-figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(9, 8), sharex=True, layout="constrained")
+figure, (top, middle, bottom) = plt.subplots(
+    3, 1, figsize=(9, 8), sharex=True, layout="constrained"
+)
 plotting.temperature_trajectory(trajectory.beta, ax=top)
 top.set(xlabel="", ylim=(0.0, 7.6))
 middle.axhspan(-0.4, 0.4, color=plotting.SKY, alpha=0.25, linewidth=0)
 middle.plot(trajectory.alpha, color=plotting.BLUE, linewidth=0.9)
-middle.set(ylabel=r"tempering variable $\alpha$", ylim=(-1.6, 1.6), yticks=[-1.5, -0.4, 0.4, 1.5])
+middle.set(
+    ylabel=r"tempering variable $\alpha$", ylim=(-1.6, 1.6), yticks=[-1.5, -0.4, 0.4, 1.5]
+)
 bottom.semilogy(losses, ".", color=plotting.GREEN, markersize=3, alpha=0.4, markeredgewidth=0)
-bottom.semilogy(np.arange(24, 4_000), np.convolve(losses, np.ones(25) / 25, "valid"), color=plotting.GREEN, linewidth=1.4)
+bottom.semilogy(
+    np.arange(24, 4_000),
+    np.convolve(losses, np.ones(25) / 25, "valid"),
+    color=plotting.GREEN,
+    linewidth=1.4,
+)
 bottom.set(xlabel="step", ylabel="minibatch loss  [nats]", xlim=(0, 4_000))
 plt.show()
 
@@ -102,7 +124,9 @@ print(diagnostics.report(trajectory, sampler, value=losses, num_params=num_param
 # changes.
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained", width_ratios=(1.1, 1))
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(12, 4.4), layout="constrained", width_ratios=(1.1, 1)
+)
 plotting.phase_portrait(trajectory.alpha, trajectory.r_alpha, ax=left)
 part = slice(2_000, 2_700)
 stretch = jax.tree.map(lambda row: row[part], trajectory)
@@ -119,24 +143,43 @@ plt.show()
 
 # %%
 defaults = {r"$\delta$": 0.4, "$S$": 0.85, "height": 0.1, "$h$": 0.02}
-moved = {r"$\delta$": (0.1, 0.4, 1.0), "$S$": (0.5, 0.85, 0.95), "height": (0.01, 0.1, 1.0), "$h$": (0.005, 0.02, 0.05)}
+moved = {
+    r"$\delta$": (0.1, 0.4, 1.0),
+    "$S$": (0.5, 0.85, 0.95),
+    "height": (0.01, 0.1, 1.0),
+    "$h$": (0.005, 0.02, 0.05),
+}
 settings = [defaults | {knob: value} for knob, values in moved.items() for value in values]
 
 
 def run_with(delta, strength, height, step_size):
     tempering = PolynomialTempering(delta=delta, strength=strength)
-    return run(make(tempering=tempering, bias=Metadynamics(height=height), alpha_step_size=step_size), 3_000)[0]
+    return run(
+        make(tempering=tempering, bias=Metadynamics(height=height), alpha_step_size=step_size),
+        3_000,
+    )[0]
 
 
-rows = jax.jit(jax.vmap(run_with))(*jnp.asarray([list(setting.values()) for setting in settings]).T)
+rows = jax.jit(jax.vmap(run_with))(
+    *jnp.asarray([list(setting.values()) for setting in settings]).T
+)
 figure, axes = plt.subplots(4, 3, figsize=(13, 11), sharex=True, layout="constrained")
 for index, (ax, setting) in enumerate(zip(axes.flat, settings, strict=True)):
     knob = list(moved)[index // 3]
-    alpha, delta, hottest = rows.alpha[index], setting[r"$\delta$"], 1.0 / (1.0 - setting["$S$"])
+    alpha, delta, hottest = (
+        rows.alpha[index],
+        setting[r"$\delta$"],
+        1.0 / (1.0 - setting["$S$"]),
+    )
     ax.plot(1.0 / rows.beta[index], color=plotting.VERMILLION, linewidth=0.8)
     ax.axhline(hottest, color="0.6", linewidth=0.8, linestyle=":")
-    share, trips = diagnostics.fraction_in_window(alpha, delta), diagnostics.round_trips(alpha, delta)
-    ax.set_title(f"{knob} = {setting[knob]:g}:  {share:.0%} at base, round trips: {trips}", fontsize=11)
+    share, trips = (
+        diagnostics.fraction_in_window(alpha, delta),
+        diagnostics.round_trips(alpha, delta),
+    )
+    ax.set_title(
+        f"{knob} = {setting[knob]:g}:  {share:.0%} at base, round trips: {trips}", fontsize=11
+    )
     ax.set_ylim(0.0, 1.08 * hottest)
 for ax in axes[:, 0]:
     ax.set_ylabel(r"temperature  [base $T$]")
@@ -168,7 +211,9 @@ for ax, (name, setting) in zip(axes, couplings.items(), strict=True):
     rows, values = jax.jit(lambda setting=setting: run(setting, 2_000))()
     ax.plot(1.0 / rows.beta[:600], color=plotting.VERMILLION, linewidth=0.9)
     ax.set(title=name, xlabel="step", ylim=(0.0, 7.2))
-    for finding in diagnostics.report(rows, setting, value=values, num_params=num_params).findings:
+    for finding in diagnostics.report(
+        rows, setting, value=values, num_params=num_params
+    ).findings:
         print(f"{name}: {finding.name}. {finding.says}\n  -> {finding.advice}\n")
 axes[0].set_ylabel(r"temperature  [base $T$]")
 plt.show()
@@ -208,7 +253,9 @@ def fill(bias):
         return carry, (alpha, grids[-1])
 
     start = jnp.zeros(dimensions)
-    (_, state), (alpha, grids) = jax.lax.scan(keep, (start, posterior.init(start)), None, length=moments[-1] // 500)
+    (_, state), (alpha, grids) = jax.lax.scan(
+        keep, (start, posterior.init(start)), None, length=moments[-1] // 500
+    )
     return state, alpha.reshape(-1), grids
 
 
@@ -220,18 +267,31 @@ free_energy = dimensions * np.log(PolynomialTempering().beta(grid))
 for (upper, lower), (name, (bias, share)) in zip(axes.T, biases.items(), strict=True):
     state, alpha, grids = jax.jit(functools.partial(fill, bias))()
     for moment, color in zip(moments, colors, strict=True):
-        nodes, potential = diagnostics.bias_potential(state._replace(bias=grids[moment // 500 - 1]), bias)
+        nodes, potential = diagnostics.bias_potential(
+            state._replace(bias=grids[moment // 500 - 1]), bias
+        )
         upper.plot(nodes, potential, color=color, linewidth=1.4)
-    upper.plot(grid, -share * free_energy, color="0.1", linestyle="--", linewidth=1.6, label="where it should go")
+    upper.plot(
+        grid,
+        -share * free_energy,
+        color="0.1",
+        linestyle="--",
+        linewidth=1.6,
+        label="where it should go",
+    )
     upper.set(title=name, ylim=(0.0, 11.0))
     plotting.alpha_occupation(alpha, ax=lower)
     lower.set(ylim=(0.0, 1.0), ylabel="")
 axes[0, 0].set_ylabel(r"bias $V_b$  [$k_B T_c$]")
 axes[1, 0].set_ylabel("density")
 axes[0, 0].legend(loc="upper center")
-axes[1, 1].legend(loc="upper center", ncols=3, fontsize="small", columnspacing=1.0, handlelength=1.2)
+axes[1, 1].legend(
+    loc="upper center", ncols=3, fontsize="small", columnspacing=1.0, handlelength=1.2
+)
 norm = mpl.colors.BoundaryNorm(np.arange(len(moments) + 1), len(moments))
 mapping = plt.cm.ScalarMappable(norm, mpl.colors.ListedColormap(colors))
-bar = figure.colorbar(mapping, ax=axes[0], label="after so many steps", ticks=np.arange(len(moments)) + 0.5)
+bar = figure.colorbar(
+    mapping, ax=axes[0], label="after so many steps", ticks=np.arange(len(moments)) + 0.5
+)
 bar.ax.set_yticklabels([f"{moment:,}" for moment in moments])
 plt.show()

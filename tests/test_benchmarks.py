@@ -22,6 +22,7 @@ def test_digits_ends_in_a_table_and_a_figure(tmp_path, capsys):
     labels = list(digits.jobs(tune=False))
     assert all(label in printed for label in labels)
     assert (tmp_path / "digits.png").stat().st_size > 50_000
+    assert (tmp_path / "digits_ends.png").stat().st_size > 10_000
     written = json.loads((tmp_path / "digits.json").read_text())
     assert list(written["results"]) == labels
     assert all(len(row["test_accuracy"]) == 2 for row in written["results"].values())

@@ -1,4 +1,4 @@
-"""Every block of Python in the README and on the documentation's pages runs as it stands; those of one page share their names.
+"""Every block of Python in the README, in CONTRIBUTING and on the pages runs as it stands; those of one page share their names.
 
 This file needs nothing but these pages and an installed package: CI runs a copy of it outside the source.
 """
@@ -9,7 +9,8 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] if "```python" in path.read_text())
+FOUND = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+PAGES = sorted(path for path in FOUND if "```python" in path.read_text())
 
 
 def blocks(page):

@@ -1,5 +1,9 @@
 """What the pictures show: their text and figures read back from the axes, the rest compared with stored images."""
 
+import base64
+import json
+import re
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -8,11 +12,12 @@ mpl.use("agg")
 
 import jax
 import jax.numpy as jnp
+import optax
 from matplotlib import pyplot as plt
 from matplotlib.testing.compare import compare_images
 
 import ctld_optax
-from ctld_optax import plotting
+from ctld_optax import diagnostics, plotting
 from ctld_optax._dynamics.grid import Visit
 from ctld_optax._dynamics.walls import ReflectingWall
 from tests import pictures
@@ -163,3 +168,136 @@ def test_cloud_keeps_to_its_limits(ax):
 def test_cloud_wants_two_coordinates(ax, shape):
     with pytest.raises(ValueError, match=r"must have shape \(\.\.\., 2\), got"):
         plotting.sample_cloud(np.zeros(shape), ax=ax)
+
+
+def run(steps=600, sampling_steps=400, seed=0):
+    """A short run in two phases: what `dashboard` takes."""
+    sampler = ctld_optax.ctld(0.05, 0.01, key=seed)
+    tx = ctld_optax.phase_switch(sampler, optax.sgd(0.05, 0.9), sampling_steps)
+
+    def step(carry, _):
+        params, state = carry
+        value, grads = jax.value_and_grad(lambda p: 0.5 * jnp.sum(p**2))(params)
+        updates, state = tx.update(grads, state, params, value=value)
+        return (optax.apply_updates(params, updates), state), (diagnostics.snapshot(state), value, state.sampler)
+
+    carry = jnp.ones(50), tx.init(jnp.ones(50))
+    (_, state), (trajectory, value, states) = jax.jit(lambda c: jax.lax.scan(step, c, length=steps))(carry)
+    return sampler, state, trajectory, value, states
+
+
+def panels(figure):
+    return {ax.get_label(): ax for ax in figure.axes}
+
+
+def test_dashboard_shows_the_run():
+    sampler, state, trajectory, value, _ = run()
+    figure = plotting.dashboard(trajectory, sampler, value=value, num_params=50, state=state)
+    shown = panels(figure)
+    # The hand-over is found in the sampler's own count of steps.
+    line = line_with(shown["temperature"], 400)
+    np.testing.assert_allclose(line.get_ydata(), 1.0 / trajectory.beta[:400], rtol=1e-6)
+    assert any(np.array_equal(line.get_xydata(), [[400.0, 0.0], [600.0, 0.0]]) for line in shown["temperature"].lines)
+    dots = next(line for line in shown["energy"].lines if line.get_marker() == ".")
+    np.testing.assert_allclose(dots.get_xydata().T, [1.0 / trajectory.beta[:400], value[:400]], rtol=1e-6)
+    np.testing.assert_allclose(shown["kinetic"].lines[0].get_ydata(), 2.0 * trajectory.kinetic_energy[:400] / 50, rtol=1e-6)
+    _, potential = diagnostics.bias_potential(state, ctld_optax.Metadynamics())
+    np.testing.assert_allclose(shown["bias"].lines[0].get_ydata(), potential)
+    (text,) = shown["report"].texts
+    report = diagnostics.report(trajectory, sampler, value=value, num_params=50, state=state)
+    assert all(name[:34] in text.get_text() for name in report.figures)
+    plt.close(figure)
+
+
+def test_dashboard_of_scalars_alone_says_what_it_lacks():
+    figure = plotting.dashboard(run()[2])
+    shown = panels(figure)
+    assert [text.get_text() for text in shown["bias"].texts] == ["needs sampler and state="]
+    assert [text.get_text() for text in shown["kinetic"].texts] == ["needs sampler and num_params="]
+    assert shown["energy"].get_ylabel() == "kinetic energy"
+    plt.close(figure)
+
+
+def test_dashboard_of_rows_far_apart_counts_the_steps():
+    _, _, trajectory, *_ = run()
+    figure = plotting.dashboard(jax.tree.map(lambda row: row[9::10], trajectory))
+    line = line_with(panels(figure)["temperature"], 40)
+    np.testing.assert_array_equal(line.get_xdata(), np.arange(10, 401, 10))
+    plt.close(figure)
+
+
+def test_dashboard_says_what_is_wrong_with_a_run():
+    """Momenta ten times as hot as the noise makes them."""
+    sampler, _, trajectory, _, _ = run(4_000, 4_000)
+    hot = trajectory._replace(kinetic_energy=10.0 * trajectory.kinetic_energy)
+    for rows, expected in ((hot, "Not healthy: a finding"), (trajectory, "Healthy: no finding")):
+        figure = plotting.dashboard(rows, sampler, num_params=50)
+        assert panels(figure)["report"].get_title(loc="left") == expected
+        plt.close(figure)
+
+
+def test_dashboard_refuses_what_it_cannot_draw():
+    sampler, _, trajectory, value, _ = run()
+    with pytest.raises(ValueError, match="tempering=None"):
+        plotting.dashboard(trajectory, ctld_optax.ctld(0.1, 0.1, key=0, tempering=None))
+    with pytest.raises(ValueError, match=r"must have the shape of the trajectory, \(600,\), got \(599,\)"):
+        plotting.dashboard(trajectory, sampler, value=value[:-1])
+    with pytest.raises(ValueError, match="dashboard draws one run"):
+        plotting.dashboard(jax.tree.map(lambda row: row[None], trajectory))
+
+
+def test_filling_shows_each_moment(ax):
+    bias = ctld_optax.Metadynamics()
+    *_, states = run()
+    moments = jax.tree.map(lambda row: row[99:400:100], states)
+    film = plotting.bias_filling(moments, bias, ax=ax)
+    ax.figure.canvas.draw()  # starts it
+    heights = []
+    for frame in range(4):
+        film._draw_frame(frame)
+        line, dot = ax.lines[-2:]
+        assert dot.get_xdata() == [pytest.approx(float(moments.alpha[frame]))]
+        assert dot.get_ydata() == [pytest.approx(np.interp(dot.get_xdata()[0], *line.get_xydata().T))]
+        heights.append(line.get_ydata().sum())
+        assert ax.texts[0].get_text() == f"step {100 * (frame + 1)}"
+    assert np.all(np.diff(heights) > 0.0)  # it fills
+    with pytest.raises(ValueError, match="stacked along one axis of moments"):
+        plotting.bias_filling(jax.tree.map(lambda row: row[0], moments), bias, ax=ax)
+
+
+def many_runs():
+    """Two knobs, (2, 3) runs of 50 rows, each of them another."""
+    alpha = np.linspace(-1.5, 1.5, 300).reshape(2, 3, 50)
+    beta = np.linspace(0.2, 1.0, 300).reshape(2, 3, 50)
+    return diagnostics.Snapshot(alpha, alpha, alpha, beta, alpha, alpha, alpha, alpha)
+
+
+def unpacked(text, shape):
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(shape) / 255
+
+
+def test_explorer_holds_every_run():
+    shown = plotting.explorer(many_runs(), {"a < b": [1e-3, 2], "kind": ["x", "y", "z"]}, readings={"trips": np.ones((2, 3))})
+    page = shown._repr_html_()
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+    np.testing.assert_allclose((unpacked(data["alpha"], (2, 3, 50)) - 0.5) * 2 * data["limit"], many_runs().alpha, atol=0.006)
+    heat = data["hottest"] ** unpacked(data["heat"], (2, 3, 50))
+    np.testing.assert_allclose(heat, 1.0 / many_runs().beta, rtol=0.01)
+    assert [knob["values"] for knob in data["knobs"]] == [["0.001", "2"], ["x", "y", "z"]]
+    assert "a &lt; b" in page
+    assert not re.search(r"(src|href)=|https?://(?!www\.w3\.org)", page)  # it needs nothing else
+
+
+def test_explorer_page_is_one_file(tmp_path):
+    plotting.explorer(many_runs(), {"a": [1, 2], "b": [1, 2, 3]}, max_rows=10).save(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert text.startswith("<!doctype html>")
+    assert text.count('type="range"') == 2
+    assert '"step": [1, 6, 11, 16, 21, 26, 31, 36, 41, 46]' in text
+
+
+def test_explorer_wants_an_axis_for_each_knob():
+    with pytest.raises(ValueError, match=r"say \(3, 'rows'\), alpha has shape \(2, 3, 50\)"):
+        plotting.explorer(many_runs(), {"a": [1, 2, 3]})
+    with pytest.raises(ValueError, match=r"readings\['trips'\] must have the shape of the knobs, \(2, 3\), got \(2,\)"):
+        plotting.explorer(many_runs(), {"a": [1, 2], "b": [1, 2, 3]}, readings={"trips": np.ones(2)})

@@ -5,6 +5,7 @@ import html.parser
 import http.server
 import importlib
 import inspect
+import json
 import pathlib
 import pkgutil
 import re
@@ -19,11 +20,13 @@ import pytest
 from sphinx.util.inventory import InventoryFile
 
 import ctld_optax
+import ctld_optax.plotting
 
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent
 PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1440, "height": 900}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +123,7 @@ def browser_page(site):
         browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
         page = browser.new_page()
         troubles, answers, asked = [], [], []
-        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("pageerror", lambda error: troubles.append(f"{page.url}: {error.stack}"))
         page.on("response", lambda response: answers.append((response.status, response.url)))
         page.on("request", lambda request: asked.append(request.url))
         yield page, address
@@ -132,36 +135,128 @@ def browser_page(site):
     assert not [url for url in asked if not url.startswith((address, "data:"))]  # the site needs no other host
 
 
+def visit(page, address):
+    """Opens a page, and waits until its formulas are drawn: left before that, MathJax finds its elements gone."""
+    page.goto(address)
+    page.wait_for_load_state()
+    if page.evaluate("() => Boolean(window.MathJax)"):
+        page.wait_for_function("() => MathJax.startup && MathJax.startup.promise")
+        page.evaluate("() => MathJax.startup.promise")
+
+
 def test_navigation_leads_to_every_page(browser_page, site):
     page, address = browser_page
-    page.set_viewport_size({"width": 1280, "height": 900})
-    page.goto(f"{address}/index.html")
+    page.set_viewport_size(DESK)
+    visit(page, f"{address}/index.html")
     links = page.locator(".sidebar-tree a.internal")
-    names = [links.nth(i).inner_text() for i in range(links.count())]
-    assert len(names) >= len(list((ROOT / "docs").glob("*.md"))) - 1
-    seen = set()
-    for name in names:
-        page.locator(".sidebar-tree a.internal", has_text=re.compile(f"^{re.escape(name)}$")).first.click()
-        page.wait_for_load_state()
+    targets = [links.nth(i).get_attribute("href") for i in range(links.count())]
+    pages = {str(path.relative_to(site)) for path in site.rglob("*.html")}
+    made = {name for name in pages if not name.startswith(("_modules/", "genindex", "search"))}
+    assert len(made) > 35
+    assert made - set(targets) <= {"index.html"}
+    page.locator(".sidebar-tree a.internal", has_text="Quick start").first.click()
+    page.wait_for_url("**/quick_start.html")
+    for target in targets:
+        visit(page, f"{address}/{target}")
         assert page.locator("h1").first.inner_text().rstrip("¶#").strip()
-        seen.add(page.url.removeprefix(address).strip("/"))
-    assert {f"{source.stem}.html" for source in (ROOT / "docs").glob("*.md")} - seen <= {"index.html"}
 
 
-def test_search_finds(browser_page):
+@pytest.mark.parametrize(
+    ("word", "target"),
+    [
+        ("reservoir", "posterior_samples"),
+        ("gallery", "examples"),
+        ("cite", "citing"),
+        ("contributing", "contributing"),
+        ("transformer", "examples/transformer"),
+        ("R-hat", "examples/separated_modes"),
+    ],
+)
+def test_search_finds(browser_page, word, target):
     page, address = browser_page
-    page.goto(f"{address}/index.html")
-    page.locator("input.sidebar-search").fill("reservoir")
+    visit(page, f"{address}/index.html")
+    page.locator("input.sidebar-search").fill(word)
     page.locator("input.sidebar-search").press("Enter")
-    page.locator("#search-results a[href^='posterior_samples.html']").first.wait_for(timeout=10_000)
+    page.locator(f"#search-results a[href^='{target}.html']").first.wait_for(timeout=10_000)
 
 
-@pytest.mark.parametrize("name", ["method", "temperature", "api"])
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
+
+
+def test_the_gallery_shows_every_notebook(browser_page):
+    page, address = browser_page
+    visit(page, f"{address}/examples.html")
+    cards = page.locator(".sd-card")
+    shown = {}
+    for number in range(cards.count()):
+        link = cards.nth(number).locator("a").first.get_attribute("href")
+        picture = cards.nth(number).locator("img")
+        picture.scroll_into_view_if_needed()
+        picture.evaluate("image => image.decode()")
+        shown[link] = picture.evaluate("image => image.naturalWidth")
+    assert len(NOTEBOOKS) >= 8
+    assert set(shown) == {f"examples/{name}.html" for name in NOTEBOOKS}
+    assert min(shown.values()) >= 400
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_has_its_outputs(browser_page, site, name):
+    page, address = browser_page
+    page.set_viewport_size(DESK)
+    visit(page, f"{address}/examples/{name}.html")
+    drawn = page.locator(".cell_output img")
+    assert drawn.count() >= 3
+    for number in range(drawn.count()):
+        drawn.nth(number).scroll_into_view_if_needed()
+        drawn.nth(number).evaluate("image => image.decode()")
+        assert drawn.nth(number).evaluate("image => image.naturalWidth") > 200
+    target = page.locator("a.download", has_text="Download this notebook").get_attribute("href")
+    notebook = json.loads((site / "examples" / target).resolve().read_text())
+    assert any(cell.get("outputs") for cell in notebook["cells"])
+    assert not [output for cell in notebook["cells"] for output in cell.get("outputs", []) if output["output_type"] == "error"]
+
+
+def test_the_explorer_moves(browser_page):
+    page, address = browser_page
+    page.set_viewport_size(DESK)
+    visit(page, f"{address}/examples/explorer.html")
+    sliders = page.locator(".ctld-explorer input[type=range]")
+    assert sliders.count() == 6
+    drawn = lambda: page.locator(".ctld-explorer .heat").get_attribute("d")
+    seen = {drawn()}
+    for number in range(sliders.count()):
+        before = drawn(), page.locator(".ctld-explorer output").nth(number).inner_text()
+        sliders.nth(number).focus()
+        page.keyboard.press("ArrowRight")
+        after = drawn(), page.locator(".ctld-explorer output").nth(number).inner_text()
+        assert before[0] != after[0]
+        assert before[1] != after[1]
+        seen.add(after[0])
+    assert len(seen) == 7  # each setting is another run
+    assert "round trips" in page.locator(".ctld-explorer .readings").inner_text()
+
+
+def test_a_picture_stands_beside_every_plotting_call(site):
+    text = (site / "api" / "plotting.html").read_text()
+    calls = [name for name in ctld_optax.plotting.__all__ if inspect.isfunction(getattr(ctld_optax.plotting, name))]
+    assert len(calls) > 8
+    for name in set(calls) - {"explorer"}:  # that one is a page of its own
+        after = text.split(f'id="ctld_optax.plotting.{name}"')[1].split('<dl class="py')[0]
+        assert re.search(rf'<img[^>]*src="[^"]*{name}\d*\.png"', after), name
+    assert 'href="../examples/explorer.html"' in text
+
+
+def test_the_reference_shows_no_private_path(site):
+    pages = [site / "api.html", *(site / "api").glob("*.html")]
+    assert len(pages) > 9
+    shown = {page.name: re.sub(r"<[^>]+>", "", page.read_text().split("<article")[1].split("</article")[0]) for page in pages}
+    assert not {name for name, text in shown.items() if re.search(r"ctld_optax(\.\w+)*\._", text)}
+
+
+@pytest.mark.parametrize("name", ["method", "temperature", "api/noise", "examples/temperature_trajectories"])
 def test_formulas_are_drawn(browser_page, name):
     page, address = browser_page
-    page.goto(f"{address}/{name}.html")
-    page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
-    page.evaluate("() => MathJax.startup.promise")
+    visit(page, f"{address}/{name}.html")
     formulas = page.locator(".math").count()
     assert formulas > 3
     assert page.locator(".math mjx-container svg").count() >= formulas
@@ -183,19 +278,58 @@ BEYOND_THE_EDGE = """() => {
 def test_no_page_is_wider_than_a_phone(browser_page, site):
     page, address = browser_page
     page.set_viewport_size(PHONE)
-    for path in sorted(site.glob("*.html")):
-        page.goto(f"{address}/{path.name}")
-        page.wait_for_load_state()
-        if page.evaluate("() => Boolean(window.MathJax)"):
-            page.evaluate("() => MathJax.startup.promise")
+    for path in sorted(site.rglob("*.html")):
+        visit(page, f"{address}/{path.relative_to(site)}")
         assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"], path.name
         assert not page.evaluate(BEYOND_THE_EDGE), path.name
+
+
+# Blocks of code of which something is beside its box, or (`whole`) whose lines go on in a second one.
+CUT_CODE = """whole => [...document.querySelectorAll("article pre")].filter(block => {
+  const lines = block.textContent.replace(/\\n$/, "").split("\\n").length, style = getComputedStyle(block);
+  const height = block.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom);
+  const broken = whole && !block.closest(".cell_output") && height > (lines + 0.5) * parseFloat(style.lineHeight);
+  return broken || block.scrollWidth > block.clientWidth;
+}).map(block => block.textContent.slice(0, 80))"""
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_code_fits_its_box(browser_page, site, size):
+    page, address = browser_page
+    page.set_viewport_size(size)
+    seen = 0
+    for path in sorted(site.rglob("*.html")):
+        visit(page, f"{address}/{path.relative_to(site)}")
+        seen += page.locator("article pre").count()
+        # On a desk only the modules' own source, which is wider than the column, and what a notebook printed go on in a second
+        # line.
+        whole = size == DESK and "_modules" not in path.parts
+        assert not page.evaluate(CUT_CODE, whole), path.name
+    assert seen > 50
+
+
+# Cells that are not beside the other cells of their row, or too narrow to read.
+LOST_CELLS = """() => [...document.querySelectorAll("article table.docutils tr")].filter(row => {
+  const boxes = [...row.cells].map(cell => cell.getBoundingClientRect());
+  return boxes.some((box, i) => box.width < 48 || (i && (box.left < boxes[i - 1].right - 1 || box.top !== boxes[0].top)));
+}).map(row => row.textContent.slice(0, 80))"""
+
+
+def test_tables_keep_their_columns_on_a_phone(browser_page, site):
+    page, address = browser_page
+    page.set_viewport_size(PHONE)
+    seen = 0
+    for path in sorted(site.rglob("*.html")):
+        visit(page, f"{address}/{path.relative_to(site)}")
+        seen += page.locator("article table.docutils").count()
+        assert not page.evaluate(LOST_CELLS), path.name
+    assert seen > 10
 
 
 def test_a_phone_can_open_the_navigation(browser_page):
     page, address = browser_page
     page.set_viewport_size(PHONE)
-    page.goto(f"{address}/index.html")
+    visit(page, f"{address}/index.html")
     link = page.locator(".sidebar-tree a.internal").first
     assert link.bounding_box()["x"] < 0  # out of sight
     page.locator("label.nav-overlay-icon[for=__navigation]").first.click()

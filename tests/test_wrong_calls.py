@@ -25,7 +25,7 @@ import optax
 import pytest
 
 import ctld_optax
-from ctld_optax import diagnostics
+from ctld_optax import diagnostics, plotting
 from ctld_optax.posterior import Reservoir
 from ctld_optax.recorder import Recorder
 
@@ -56,7 +56,7 @@ def public():
 
 def is_result(found):
     """Whether a class is what the library gives back, and nobody calls: states, reports, errors."""
-    results = (tuple, Exception, diagnostics.Report, diagnostics.Finding)
+    results = (tuple, Exception, diagnostics.Report, diagnostics.Finding, plotting.Explorer)
     return isinstance(found, type) and issubclass(found, results)
 
 
@@ -93,6 +93,10 @@ def good(tmp_path_factory):
         "directory": folder / "written", "is_open": True, "recording": recorder.read(log), "values": {"loss": 1.0},
         "function": lambda params: params["b"], "diagnostics.temperature.trajectory": trajectory,
         "report.value": trajectory.beta, "report.state": state, "temperature_trajectory.step": None,
+        "dashboard.step": None, "dashboard.value": trajectory.beta, "dashboard.state": state,
+        "bias_filling.state": jax.tree.map(lambda leaf: leaf[None], state._replace(key=jax.random.key_data(state.key))),
+        "knobs": {"a": [1]},
+        "trajectories": jax.tree.map(lambda row: row[None], trajectory), "explorer.step": None,
         "kinetic_temperature.step": None, "log_weights.bias": None, "log_weights_of_step.bias": None,
         "log_weights_of_step.value": trajectory.beta, "load.path": folder / "saved/step_00000001.npz", "load.like": PARAMS,
         "state_from_arrays.like": PARAMS, "restore_latest.like": PARAMS, "restore_latest.directory": folder / "saved",
@@ -147,6 +151,9 @@ TREES = {
     "snapshot.state": (None, 0.85, "text", PARAMS, ctld_optax.Metadynamics),
     "ctld_state.state": (None, 0.85, "text", PARAMS, ctld_optax.Metadynamics),
     "bias_potential.state": (None, 0.85, "text", PARAMS, ctld_optax.Metadynamics),
+    "bias_filling.state": (None, 0.85, "text", PARAMS, ctld_optax.Metadynamics),
+    "dashboard.state": (0.85, "text", PARAMS, ctld_optax.Metadynamics),
+    "dashboard.value": (*(wrong for wrong in ARRAYS if wrong is not None), 0.85, jnp.ones(2)),
     "Recorder.like": ("text", {"a": "text"}, None, {"a": jnp.ones(2)}, {"a": 1j}, object(), {}),
     "Recorder.record.values": (None, {"loss": "text"}, {"loss": jnp.ones(2)}, {"other": 1.0}, 0.85, {"loss": object()}),
     "diagnostics.alpha": (*ARRAYS, float("nan"), []),
@@ -278,6 +285,7 @@ def fault(call, name):
     return "accepted"
 
 
+@pytest.mark.filterwarnings("ignore:Animation was deleted")
 def test_every_wrong_call_is_answered(good):
     faults, count = [], 0
     for name, function, arguments in targets(good):
@@ -293,6 +301,7 @@ def test_every_wrong_call_is_answered(good):
     assert count >= 200
 
 
+@pytest.mark.filterwarnings("ignore:Animation was deleted")
 def test_every_known_good_call_is_accepted(good):
     # Or the wrong ones might be refused for another reason.
     for _, function, arguments in targets(good):

@@ -60,6 +60,10 @@ class AdaptiveBiasingForce:
 
     Source: Darve and Pohorille, J. Chem. Phys. 115 (2001); Comer et al., J. Phys. Chem. B 119 (2015). OPES: Invernizzi and
     Parrinello, J. Phys. Chem. Lett. 11 (2020).
+
+    Example:
+      >>> bias = ctld_optax.AdaptiveBiasingForce()
+      >>> sampler = ctld_optax.posterior_sampler(0.01, key=0, bias=bias)
     """
 
     num_bins: int = 100

@@ -65,6 +65,10 @@ class Hamiltonian:
 
     Raises:
       ValueError: for a number out of range.
+
+    Example:
+      >>> sampler = ctld_optax.ctld(0.01, 1e-3, key=0, coupling="hamiltonian")
+      >>> same = ctld_optax.ctld(0.01, 1e-3, key=0, coupling=ctld_optax.Hamiltonian())
     """
 
     decay: float = 0.99
@@ -114,6 +118,10 @@ class Standardized:
 
     Raises:
       ValueError: for a number out of range.
+
+    Example:
+      >>> slower = ctld_optax.Standardized(decay=0.999)
+      >>> sampler = ctld_optax.ctld(0.01, 1e-3, key=0, coupling=slower)
     """
 
     clip: float = 5.0

@@ -63,6 +63,11 @@ class CTLDState(NamedTuple):
       noise_words: shape (2,), uint32: the bits of which that noise is made, to make it again.
       alpha_rest: shape (): the share of the last step's noise that r_alpha has not taken in yet.
       coordinates: of the preconditioner; empty without one.
+
+    Example:
+      >>> state = ctld_optax.ctld(0.01, 1e-3, key=0).init({"w": jnp.ones(3)})
+      >>> float(state.alpha), float(state.beta)  # in the window, at the base temperature
+      (0.0, 1.0)
     """
 
     count: Any
@@ -270,7 +275,15 @@ class Langevin:
 
 
 class LangevinTransformation(optax.GradientTransformationExtraArgs):
-    """What :func:`ctld_optax.ctld` returns: an Optax transformation that also shows its settings and its step."""
+    """What :func:`ctld_optax.ctld` returns: an Optax transformation that also shows its settings and its step.
+
+    Example:
+      >>> sampler = ctld_optax.ctld(0.01, 1e-3, key=0)
+      >>> isinstance(sampler, ctld_optax.LangevinTransformation)
+      True
+      >>> optax.chain(optax.clip_by_global_norm(1.0), sampler)  # doctest: +ELLIPSIS
+      GradientTransformationExtraArgs(...)
+    """
 
     kernel: Langevin
 

@@ -52,6 +52,11 @@ class Metadynamics:
       ValueError: for a number out of range. TypeError: if `num_bins` is no Python integer.
 
     Source: Laio and Parrinello, PNAS 99 (2002); Barducci, Bussi and Parrinello, PRL 100 (2008).
+
+    Example:
+      >>> flatter = ctld_optax.Metadynamics(height=0.1, bias_factor=10.0)
+      >>> papers = ctld_optax.Metadynamics(height=0.02, bias_factor=None)  # never shrink
+      >>> sampler = ctld_optax.ctld(0.01, 1e-3, key=0, bias=flatter)
     """
 
     height: float = 0.1

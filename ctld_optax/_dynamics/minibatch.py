@@ -67,6 +67,10 @@ class KnownNoise:
 
     Raises:
       ValueError: for a number out of range.
+
+    Example:
+      >>> noise = ctld_optax.KnownNoise(gradient=0.1)  # variance of each entry
+      >>> sampler = ctld_optax.posterior_sampler(0.01, 1e-3, key=0, gradient_noise=noise)
     """
 
     gradient: Any
@@ -116,6 +120,10 @@ class RunningNoise:
 
     Raises:
       ValueError: for a number out of range.
+
+    Example:
+      >>> noise = ctld_optax.RunningNoise(decay=0.999)
+      >>> sampler = ctld_optax.posterior_sampler(0.01, 1e-3, key=0, gradient_noise=noise)
     """
 
     decay: float = 0.999

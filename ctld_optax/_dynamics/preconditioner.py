@@ -109,11 +109,11 @@ class FixedMetric:
 
     .. math:: \theta = S z, \qquad S S^T = M^{-1}, \qquad M \approx \nabla^2 \text{value}
 
-    Example::
-
-        curvature = jnp.asarray([1.0, 10_000.0])
-        loss_fn = lambda x: 0.5 * jnp.sum(curvature * x**2)
-        sampler = ctld_optax.posterior_sampler(0.1, key=0, preconditioner=ctld_optax.FixedMetric(curvature))
+    Example:
+      >>> curvature = jnp.asarray([1.0, 10_000.0])
+      >>> loss_fn = lambda x: 0.5 * jnp.sum(curvature * x**2)
+      >>> metric = ctld_optax.FixedMetric(curvature)
+      >>> sampler = ctld_optax.posterior_sampler(0.1, key=0, preconditioner=metric)
 
     Args:
       mass: M: a pytree like params (or a prefix of it) of positive numbers, its diagonal; or one positive definite matrix of
@@ -166,10 +166,12 @@ def metric_from_hessian(loss_fn: Callable[..., Any], params: Any, *args: Any, fl
     The absolute value is that of the eigenvalues (as in the SoftAbs metric), none of them taken smaller than `floor` times the
     largest, so that a saddle or a flat direction gives a metric too. Costs d Hessian-vector products and d^2 numbers.
 
-    Example::
-
-        mode = jnp.zeros(2)
-        metric = ctld_optax.metric_from_hessian(lambda x: x @ jnp.asarray([[2.0, 1.9], [1.9, 2.0]]) @ x, mode)
+    Example:
+      >>> mode = jnp.zeros(2)
+      >>> loss_fn = lambda x: 0.5 * x @ jnp.asarray([[2.0, 1.9], [1.9, 2.0]]) @ x
+      >>> metric = ctld_optax.metric_from_hessian(loss_fn, mode)
+      >>> bool(jnp.allclose(metric.mass, jnp.asarray([[2.0, 1.9], [1.9, 2.0]]), atol=1e-5))
+      True
 
     Args:
       loss_fn: `loss_fn(params, *args)`, a scalar: the `value` that is to be sampled.

@@ -31,6 +31,11 @@ class PolynomialTempering:
       ValueError: for a number out of range.
 
     Source: Ye, Zhu and Mantiuk, NIPS 2017, Eq. 7; after Lenner and Mathias, JCTC 12 (2016).
+
+    Example:
+      >>> tempering = ctld_optax.PolynomialTempering(delta=0.4, delta_prime=1.5, strength=0.85)
+      >>> (1.0 / tempering.beta(jnp.array([0.0, 0.4, 1.5]))).round(2)  # the temperature scale
+      Array([1.  , 1.  , 6.67], dtype=float32)
     """
 
     delta: float = 0.4

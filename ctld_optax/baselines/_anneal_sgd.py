@@ -61,6 +61,11 @@ def anneal_sgd(
       TypeError, ValueError: as :func:`ctld_optax.ctld`.
 
     Source: Neelakantan et al., "Adding Gradient Noise Improves Learning for Very Deep Networks", 2015, arXiv:1511.06807.
+
+    Example:
+      >>> tx = ctld_optax.baselines.anneal_sgd(0.01, variance=1e-3, key=0)
+      >>> params = jnp.ones(3)
+      >>> updates, state = tx.update(params, tx.init(params), params)
     """
     check_range("variance", variance, minimum=0.0)
     check_range("momentum", momentum, minimum=0.0, maximum=1.0, maximum_open=True)

@@ -32,6 +32,11 @@ class SantaState(NamedTuple):
       second_moment: like params: v, in units of the gradient squared.
       friction: like params: the thermostat; a step of refinement keeps exp(-friction) of the velocity.
       key: shape (), typed PRNG key.
+
+    Example:
+      >>> tx = ctld_optax.baselines.santa(1e-4, temperature=1e-3, exploration_steps=1_000, key=0)
+      >>> int(tx.init(jnp.ones(3)).count)
+      0
     """
 
     count: Any
@@ -130,6 +135,11 @@ def santa(
 
     Source: Chen, Carlson, Gan, Li and Carin, "Bridging the Gap between Stochastic Gradient MCMC and Stochastic Optimization",
     AISTATS 2016; the authors' code, github.com/cchangyou/Santa.
+
+    Example:
+      >>> tx = ctld_optax.baselines.santa(1e-4, temperature=1e-3, exploration_steps=1_000, key=0)
+      >>> params = jnp.ones(3)
+      >>> updates, state = tx.update(params, tx.init(params), params)
     """
     check_range("momentum", momentum, minimum=0.0, maximum=1.0, minimum_open=True)
     check_count("exploration_steps", exploration_steps, 0)

@@ -47,6 +47,11 @@ def sghmc(
     It is :func:`ctld_optax.ctld` with `tempering=None`, arguments, state and errors included; `value` is not needed.
 
     Source: Chen, Fox and Guestrin, "Stochastic Gradient Hamiltonian Monte Carlo", ICML 2014.
+
+    Example:
+      >>> tx = ctld_optax.baselines.sghmc(0.01, temperature=1e-3, key=0)
+      >>> params = jnp.ones(3)
+      >>> updates, state = tx.update(params, tx.init(params), params)
     """
     return ctld(
         learning_rate,

@@ -57,6 +57,11 @@ def sgld(
       TypeError, ValueError: as :func:`ctld_optax.ctld`.
 
     Source: Welling and Teh, "Bayesian Learning via Stochastic Gradient Langevin Dynamics", ICML 2011.
+
+    Example:
+      >>> tx = ctld_optax.baselines.sgld(0.01, temperature=1e-3, key=0)
+      >>> params = jnp.ones(3)
+      >>> updates, state = tx.update(params, tx.init(params), params)
     """
     return sghmc(
         learning_rate,

@@ -52,6 +52,12 @@ class Report:
       findings: the troubles.
       figures: everything that was measured.
       unchecked: what could not be judged, and why.
+
+    Example:
+      >>> alpha = np.zeros(50)
+      >>> rows = ctld_optax.diagnostics.Snapshot(np.arange(50), *5 * [alpha], alpha, alpha + 9)
+      >>> ctld_optax.diagnostics.report(rows).healthy
+      False
     """
 
     findings: tuple[Finding, ...]
@@ -143,6 +149,19 @@ def report(
       ValueError: for an empty trajectory, or a `value` or `samples` of another shape.
       TypeError: if `trajectory` is neither of the two, or there is anything beside an `arviz.InferenceData`.
       ImportError: for samples, without ArviZ (`pip install 'ctld-optax[posterior]'`).
+
+    Example:
+      >>> sampler = ctld_optax.ctld(0.05, 0.01, key=0)
+      >>> def step(carry, _):
+      ...     x, state = carry
+      ...     value, grads = jax.value_and_grad(lambda x: 0.5 * jnp.sum(x**2))(x)
+      ...     updates, state = sampler.update(grads, state, x, value=value)
+      ...     return (x + updates, state), ctld_optax.diagnostics.snapshot(state)
+      >>> start = (jnp.zeros(50), sampler.init(jnp.zeros(50)))
+      >>> _, trajectory = jax.lax.scan(step, start, length=5_000)
+      >>> report = ctld_optax.diagnostics.report(trajectory, sampler, num_params=50)
+      >>> print(str(report).splitlines()[0])
+      healthy: no finding
     """
     if hasattr(getattr(trajectory, "posterior", None), "data_vars"):
         others = {"sampler": sampler, "value": value, "samples": samples, "num_params": num_params, "state": state}

@@ -33,6 +33,12 @@ class Finding:
       says: what is wrong, in words and figures.
       advice: the knob to turn.
       figures: those that decided.
+
+    Example:
+      >>> alpha = np.zeros(50)
+      >>> rows = ctld_optax.diagnostics.Snapshot(np.arange(50), *5 * [alpha], alpha, alpha + 9)
+      >>> [finding.name for finding in ctld_optax.diagnostics.report(rows).findings]
+      ['steps_skipped']
     """
 
     name: str

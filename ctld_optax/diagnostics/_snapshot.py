@@ -19,6 +19,11 @@ class Snapshot(NamedTuple):
       energy_mean: running mean of value + kinetic energy, in units of value.
       energy_var: its running variance.
       skipped: int32: steps skipped so far because value or gradient was not finite.
+
+    Example:
+      >>> state = ctld_optax.ctld(0.01, 1e-3, key=0).init(jnp.ones(3))
+      >>> float(ctld_optax.diagnostics.snapshot(state).beta)
+      1.0
     """
 
     count: Any
@@ -39,6 +44,12 @@ def snapshot(state: Any) -> Snapshot:
 
     Raises:
       ValueError: if there is no `CTLDState` in it, or more than one.
+
+    Example:
+      >>> sampler = ctld_optax.ctld(0.05, 1e-3, key=0)
+      >>> tx = ctld_optax.phase_switch(sampler, optax.sgd(0.05, momentum=0.9), 2_000)
+      >>> float(ctld_optax.diagnostics.snapshot(tx.init(jnp.ones(3))).alpha)
+      0.0
     """
     found = ctld_state(state)
     # The leaf: in an `nnx.Optimizer` each array stands in a box of its own.
@@ -50,6 +61,11 @@ def ctld_state(state: Any) -> CTLDState:
 
     Raises:
       ValueError: if there is none, or more than one.
+
+    Example:
+      >>> tx = optax.chain(optax.clip_by_global_norm(1.0), ctld_optax.ctld(0.01, 1e-3, key=0))
+      >>> ctld_optax.diagnostics.ctld_state(tx.init(jnp.ones(3))).momentum
+      Array([0., 0., 0.], dtype=float32)
     """
     leaves = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, CTLDState))
     found = [leaf for leaf in leaves if isinstance(leaf, CTLDState)]

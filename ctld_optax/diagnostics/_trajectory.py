@@ -15,7 +15,13 @@ from ctld_optax.diagnostics._snapshot import Snapshot, ctld_state
 
 @checked()
 def temperature(trajectory: Snapshot) -> np.ndarray:
-    """1/beta: the temperature of each step in units of the base temperature, same shape as `trajectory.beta`."""
+    """1/beta: the temperature of each step in units of the base temperature, same shape as `trajectory.beta`.
+
+    Example:
+      >>> rows = ctld_optax.diagnostics.Snapshot(*8 * [np.array([1.0, 0.5])])
+      >>> ctld_optax.diagnostics.temperature(rows)
+      array([1., 2.])
+    """
     return 1.0 / as_numbers("trajectory.beta", trajectory.beta)
 
 
@@ -26,6 +32,10 @@ def kinetic_temperature(kinetic_energy: Any, num_params: int) -> np.ndarray:
     Args:
       kinetic_energy: `Snapshot.kinetic_energy`, any shape.
       num_params: d >= 1, the number of parameters (not of arrays).
+
+    Example:
+      >>> ctld_optax.diagnostics.kinetic_temperature(kinetic_energy=0.05, num_params=100)
+      np.float64(0.001)
     """
     check_count("num_params", num_params, 1)
     return 2.0 * as_numbers("kinetic_energy", kinetic_energy) / num_params
@@ -45,6 +55,10 @@ def kinetic_temperature_target(
       momentum: likewise; it matters in Euler's order only.
       beta: g(alpha).
       integrator: as given to `ctld`.
+
+    Example:
+      >>> ctld_optax.diagnostics.kinetic_temperature_target(1e-3, beta=0.5)
+      np.float64(0.002)
     """
     check_range("momentum", momentum, minimum=0.0, maximum=1.0, maximum_open=True)
     heat = INTEGRATORS[integrator].kinetic_temperature(momentum)
@@ -57,6 +71,12 @@ def alpha_histogram(alpha: Any, delta_prime: float = 1.5, bins: int = 15) -> tup
 
     Returns:
       density, shape (bins,), which integrates to 1 (all zeros if every step is outside), and edges, shape (bins + 1,).
+
+    Example:
+      >>> alpha = 1.5 * np.sin(np.linspace(0.0, 60.0, 1_000))  # a recorded walk
+      >>> density, edges = ctld_optax.diagnostics.alpha_histogram(alpha, bins=3)
+      >>> density.round(2), edges
+      (array([0.37, 0.22, 0.41]), array([-1.5, -0.5,  0.5,  1.5]))
     """
     check_range("delta_prime", delta_prime, minimum=0.0, minimum_open=True)
     check_count("bins", bins, 1)
@@ -69,6 +89,11 @@ def alpha_kl_from_uniform(alpha: Any, delta_prime: float = 1.5, bins: int = 15) 
     """Kullback-Leibler divergence of the histogram of alpha from the uniform density, in nats, >= 0.
 
     Of a uniform alpha it is about (bins - 1) / (2 * number of independent samples).
+
+    Example:
+      >>> alpha = 1.5 * np.sin(np.linspace(0.0, 60.0, 1_000))  # a recorded walk
+      >>> round(ctld_optax.diagnostics.alpha_kl_from_uniform(alpha), 2)
+      0.14
     """
     density, edges = alpha_histogram(alpha, delta_prime, bins)
     share = density * np.diff(edges)
@@ -78,14 +103,25 @@ def alpha_kl_from_uniform(alpha: Any, delta_prime: float = 1.5, bins: int = 15) 
 
 @checked()
 def fraction_in_window(alpha: Any, delta: float = 0.4) -> float:
-    """Share of steps with |alpha| <= delta, those at the base temperature; delta / delta_prime for a uniform alpha."""
+    """Share of steps with |alpha| <= delta, those at the base temperature; delta / delta_prime for a uniform alpha.
+
+    Example:
+      >>> alpha = 1.5 * np.sin(np.linspace(0.0, 60.0, 1_000))  # a recorded walk
+      >>> round(ctld_optax.diagnostics.fraction_in_window(alpha), 2)
+      0.18
+    """
     check_range("delta", delta, minimum=0.0)
     return float(np.mean(np.abs(_finite("alpha", alpha)) <= delta))
 
 
 @checked()
 def fraction_outside(alpha: Any, delta_prime: float = 1.5) -> float:
-    """Share of steps with |alpha| > delta_prime; 0 with reflecting walls."""
+    """Share of steps with |alpha| > delta_prime; 0 with reflecting walls.
+
+    Example:
+      >>> ctld_optax.diagnostics.fraction_outside(np.array([0.0, 1.4, 1.6, -2.0]))
+      0.5
+    """
     check_range("delta_prime", delta_prime, minimum=0.0, minimum_open=True)
     return float(np.mean(np.abs(_finite("alpha", alpha)) > delta_prime))
 
@@ -95,6 +131,11 @@ def round_trips(alpha: Any, delta: float = 0.4, delta_prime: float = 1.5) -> int
     """How often alpha went from the window to the hot end and back, summed over replicas.
 
     The window is |alpha| <= delta, the hot end the outer tenth of the way from delta to delta_prime, on either side.
+
+    Example:
+      >>> alpha = 1.5 * np.sin(np.linspace(0.0, 60.0, 1_000))  # a recorded walk
+      >>> ctld_optax.diagnostics.round_trips(alpha)
+      19
     """
     check_range("delta", delta, minimum=0.0)
     check_range("delta_prime", delta_prime, minimum=delta, minimum_open=True)
@@ -121,6 +162,13 @@ def bias_potential(state: Any, bias: Bias, tempering: PolynomialTempering | None
 
     Returns:
       alpha, shape (num_bins + 1,), and V_b in units of k_B T_c, shape (..., num_bins + 1).
+
+    Example:
+      >>> bias = ctld_optax.Metadynamics()
+      >>> state = ctld_optax.ctld(0.01, 1e-3, key=0, bias=bias).init(jnp.ones(3))
+      >>> alpha, potential = ctld_optax.diagnostics.bias_potential(state, bias)
+      >>> alpha.shape, potential.max()
+      ((376,), np.float64(0.0))
     """
     grid = ctld_state(state).bias
     limit = (tempering or PolynomialTempering()).delta_prime

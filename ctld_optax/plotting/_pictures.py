@@ -1,9 +1,4 @@
-"""The pictures, on Matplotlib axes (`pip install ctld-optax[plot]`).
-
-Every function draws on `ax` (the current axes if None), returns it, and leaves titles, legends and saving to the caller; what
-it draws has labels, so that `ax.legend()` is enough. Colours are from Okabe and Ito's palette and from Matplotlib's cividis,
-which colour-blind readers can tell apart and which stay apart in grey.
-"""
+"""One picture a function, on the axes it is given."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,10 +50,14 @@ def temperature_trajectory(
       tempering: the one given to `ctld`; None is the default one.
       ax: where to draw.
       color: of the line.
+
+    Example:
+      >>> beta = 0.575 + 0.425 * np.cos(np.linspace(0.0, 60.0, 1_000))
+      >>> ax = ctld_optax.plotting.temperature_trajectory(beta, switch_step=800)
     """
     ax = plt.gca() if ax is None else ax
-    beta = _one_run("temperature_trajectory", beta=beta)[0]
-    step = _steps(step, beta)
+    beta = one_run("temperature_trajectory", beta=beta)[0]
+    step = steps(step, beta)
     if switch_step is not None:
         check_count("switch_step", switch_step, 0)
     last = step[-1] if switch_step is None else switch_step
@@ -78,7 +77,11 @@ def temperature_trajectory(
 
 @checked()
 def mark_switch(switch_step: int, *, ax: Axes | None = None, label: str = "hand-over to SGD-M") -> Axes:
-    """A dashed vertical line where sampling ends, with a label."""
+    """A dashed vertical line where sampling ends, with a label.
+
+    Example:
+      >>> ax = ctld_optax.plotting.mark_switch(800)
+    """
     ax = plt.gca() if ax is None else ax
     check_count("switch_step", switch_step, 0)
     ax.axvline(switch_step, color="0.25", linewidth=0.9, linestyle="--")
@@ -104,6 +107,10 @@ def alpha_occupation(
       bins: number of equal bins.
       ax: where to draw.
       color: of the bars.
+
+    Example:
+      >>> alpha = 1.5 * np.sin(np.linspace(0.0, 60.0, 1_000))  # a recorded walk
+      >>> ax = ctld_optax.plotting.alpha_occupation(alpha)
     """
     ax = plt.gca() if ax is None else ax
     tempering = tempering or PolynomialTempering()
@@ -128,7 +135,13 @@ def bias_potential(
     ax: Axes | None = None,
     color: str = GREEN,
 ) -> Axes:
-    """V_b over alpha in units of k_B T_c, its minimum at 0; where it implies one, also the free energy F = -log p(alpha)."""
+    """V_b over alpha in units of k_B T_c, its minimum at 0; where it implies one, also the free energy F = -log p(alpha).
+
+    Example:
+      >>> bias = ctld_optax.Metadynamics()
+      >>> state = ctld_optax.ctld(0.01, 1e-3, key=0, bias=bias).init(jnp.ones(3))
+      >>> ax = ctld_optax.plotting.bias_potential(state, bias)
+    """
     ax = plt.gca() if ax is None else ax
     alpha, potential = diagnostics.bias_potential(state, bias, tempering)
     ax.plot(alpha, potential, color=color, label=r"bias $V_b$")
@@ -168,10 +181,15 @@ def kinetic_temperature(
       step: as in :func:`temperature_trajectory`.
       ax: where to draw.
       color: of the measured line.
+
+    Example:
+      >>> rows = np.ones(100)
+      >>> trajectory = ctld_optax.diagnostics.Snapshot(*8 * [rows])
+      >>> ax = ctld_optax.plotting.kinetic_temperature(trajectory, 50, temperature=0.04)
     """
     ax = plt.gca() if ax is None else ax
-    kinetic_energy, beta = _one_run("kinetic_temperature", kinetic_energy=trajectory.kinetic_energy, beta=trajectory.beta)
-    step = _steps(step, beta)
+    kinetic_energy, beta = one_run("kinetic_temperature", kinetic_energy=trajectory.kinetic_energy, beta=trajectory.beta)
+    step = steps(step, beta)
     check_range("temperature", temperature, minimum=0.0, minimum_open=True)
     check_count("num_params", num_params, 1)
     target = diagnostics.kinetic_temperature_target(temperature, momentum, beta, integrator=integrator)
@@ -207,6 +225,10 @@ def phase_portrait(
       max_points: more than these are thinned out evenly.
       ax: where to draw.
       cmap: Matplotlib colour map of the temperature 1/g(alpha).
+
+    Example:
+      >>> alpha = 1.5 * np.sin(np.linspace(0.0, 60.0, 1_000))  # a recorded walk
+      >>> ax = ctld_optax.plotting.phase_portrait(alpha, np.cos(np.linspace(0.0, 60.0, 1_000)))
     """
     ax = plt.gca() if ax is None else ax
     tempering = tempering or PolynomialTempering()
@@ -214,7 +236,7 @@ def phase_portrait(
     alpha, r_alpha = np.ravel(as_numbers("alpha", alpha)), np.ravel(as_numbers("r_alpha", r_alpha))
     if alpha.shape != r_alpha.shape:
         raise ValueError(f"alpha and r_alpha must have the same number of entries, got {alpha.size} and {r_alpha.size}.")
-    chosen = _thinned(alpha.size, max_points)
+    chosen = thinned(alpha.size, max_points)
     alpha, r_alpha = alpha[chosen], r_alpha[chosen]
     ax.axvspan(-tempering.delta, tempering.delta, color=SKY, alpha=0.25, linewidth=0, label=r"window $|\alpha|\leq\delta$")
     points = ax.scatter(
@@ -259,6 +281,11 @@ def sample_cloud(
       ax: where to draw.
       color: of the points.
       label: of the points in a legend.
+
+    Example:
+      >>> samples = np.random.default_rng(0).normal(size=(200, 2))
+      >>> energy = lambda x: 0.5 * jnp.sum(x**2)
+      >>> ax = ctld_optax.plotting.sample_cloud(samples, energy=energy)
     """
     ax = plt.gca() if ax is None else ax
     samples = as_numbers("samples", samples)
@@ -279,13 +306,13 @@ def sample_cloud(
         heights = np.asarray(jax.jit(jax.vmap(jax.vmap(energy)))(grid), np.float64)
         levels = np.nanmin(heights) + np.arange(1.0, 7.0)
         ax.contour(x, y, heights, levels=levels, colors="0.35", linewidths=0.6, linestyles="solid", zorder=1)
-    points = points[_thinned(len(points), max_points)]
+    points = points[thinned(len(points), max_points)]
     ax.plot(*points.T, ".", color=color, markersize=3.0, alpha=0.6, markeredgewidth=0.0, rasterized=True, label=label)
     ax.set(xlabel="first coordinate", ylabel="second coordinate", xlim=limits[0], ylim=limits[1])
     return ax
 
 
-def _one_run(function: str, **arrays: Any) -> list[np.ndarray]:
+def one_run(function: str, **arrays: Any) -> list[np.ndarray]:
     """The arrays in float64, once each is seen to be of shape (steps,)."""
     found = {name: as_numbers(name, array) for name, array in arrays.items()}
     for name, array in found.items():
@@ -294,7 +321,7 @@ def _one_run(function: str, **arrays: Any) -> list[np.ndarray]:
     return list(found.values())
 
 
-def _steps(step: Any, like: np.ndarray) -> np.ndarray:
+def steps(step: Any, like: np.ndarray) -> np.ndarray:
     """The number of each step, counted from one if not given."""
     if step is None:
         return np.arange(1, like.size + 1)
@@ -304,6 +331,6 @@ def _steps(step: Any, like: np.ndarray) -> np.ndarray:
     return step
 
 
-def _thinned(size: int, max_points: int) -> slice:
+def thinned(size: int, max_points: int) -> slice:
     check_count("max_points", max_points, 1)
     return slice(None, None, max(-(-size // max_points), 1))

@@ -1,0 +1,144 @@
+"""Parts of pages that are made, not typed: tables from the CSV of the benchmarks, texts of modules without a public name."""
+
+import csv
+import inspect
+import pathlib
+import re
+import statistics
+from typing import Any
+
+from ctld_optax import _warmup
+from ctld_optax._arrays import noise as sources
+from ctld_optax._dynamics import integrators
+
+RESULTS = pathlib.Path(__file__).parent.parent / "benchmarks" / "results"
+PAGES = pathlib.Path(__file__).parent / "measured"
+METHODS = ("CTLD", "NUTS, dense", "NUTS, diagonal", "MCLMC", "ChEES", "MEADS")
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (RESULTS / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def markdown(header: list[str], lines: list[list[str]]) -> str:
+    return "".join(
+        f"| {' | '.join(line)} |\n" for line in [header, ["---"] * len(header), *lines]
+    )
+
+
+def is_sound(run: dict[str, str]) -> bool:
+    """As `benchmarks.posteriordb` has it: chains that agree, on means that are the reference's."""
+    return float(run["rhat"]) < 1.05 and (
+        float(run["error_mc"]) < 5.0 or float(run["error"]) < 0.1
+    )
+
+
+def price(runs: list[dict[str, str]], size: str) -> float:
+    return statistics.median(int(run["gradients"]) / float(run[size]) for run in runs)
+
+
+def efficiency() -> str:
+    """Gradients an independent sample of each posterior, one column a method, medians over the sound runs."""
+    found = [run for run in rows("posteriordb.csv") if run["start"] == "wide"]
+    methods = [method for method in METHODS if any(run["method"] == method for run in found)]
+    lines: list[list[str]] = []
+    for posterior in sorted({run["posterior"] for run in found}):
+        cells = [f"`{posterior}`"]
+        for method in methods:
+            own = [
+                run
+                for run in found
+                if (run["posterior"], run["method"]) == (posterior, method)
+            ]
+            sound = [run for run in own if is_sound(run)]
+            if not own:
+                cells.append("not run")
+            elif not sound:
+                cells.append("none sound")
+            else:
+                counted = "" if len(sound) == len(own) else f" ({len(sound)} of {len(own)})"
+                cells.append(
+                    f"{price(sound, 'ess'):.3g}; {price(sound, 'ess_square'):.3g}{counted}"
+                )
+        lines.append(cells)
+    return markdown(["posterior", *methods], lines)
+
+
+def costs(layouts: dict[str, str]) -> str:
+    """Median and quartiles of the ratio to SGD-M's step, one column a layout."""
+    found = {(row["layout"], row["variant"]): row for row in rows("step_cost.csv")}
+    lines: list[list[str]] = []
+    for variant in dict.fromkeys(variant for _, variant in found):
+        cells = [variant]
+        for layout in layouts:
+            middle, low, high = (
+                float(found[layout, variant][name])
+                for name in ("ratio", "ratio_q1", "ratio_q3")
+            )
+            cells.append(f"{middle:.2g}&nbsp;({low:.2g}&ndash;{high:.2g})")
+        lines.append(cells)
+    return markdown(["step", *layouts.values()], lines)
+
+
+def costs_of_updates() -> str:
+    return costs(
+        {
+            "one leaf, 1e5": "one array of 10⁵",
+            "one leaf, 1e7": "one array of 10⁷",
+            "400 leaves, 1e7": "400 arrays, 10⁷",
+            "ResNet-18, 11.7M": "ResNet-18, 11.7 M",
+            "GPT, 124M": "GPT, 124 M",
+        }
+    )
+
+
+def costs_of_training() -> str:
+    names = dict.fromkeys(
+        row["layout"] for row in rows("step_cost.csv") if "batch" in row["layout"]
+    )
+    return costs(
+        {
+            name: name.replace("269322", "269,322")
+            .replace("20490", "20,490")
+            .replace("110295", "110,295")
+            for name in names
+        }
+    )
+
+
+def plain(text: str) -> str:
+    """Where |z| names a substitution in reStructuredText, here it is an absolute value; lines with a backslash are formulas."""
+    return "\n".join(
+        line if "\\" in line else re.sub(r"\|(\w+)\|", r"\\|\1\\|", line)
+        for line in text.split("\n")
+    )
+
+
+def docstring(found: Any) -> str:
+    return plain(inspect.getdoc(found) or "")
+
+
+def noise() -> str:
+    """The module's text, then each source under the name by which it is given."""
+    parts = [
+        f"`{name}`\n{'~' * (len(name) + 2)}\n\n{docstring(source)}"
+        for name, source in sources.SOURCES.items()
+    ]
+    return "\n\n".join([docstring(sources), *parts]) + "\n"
+
+
+def integrator() -> str:
+    return docstring(integrators) + "\n"
+
+
+def warmup() -> str:
+    return docstring(_warmup) + "\n"
+
+
+def write() -> None:
+    PAGES.mkdir(exist_ok=True)
+    for made in (efficiency, costs_of_updates, costs_of_training, noise, integrator, warmup):
+        path, text = PAGES / f"{made.__name__}.txt", made()
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
