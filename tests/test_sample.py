@@ -7,7 +7,7 @@ import pytest
 
 import ctld_optax
 from ctld_optax import _warmup as warmup
-from ctld_optax._chains import Trace
+from ctld_optax._chains import Target, Trace
 from ctld_optax.posterior import sample
 
 SHORT = {"num_chains": 2, "num_warmup": 250, "num_samples": 100}
@@ -202,3 +202,36 @@ def test_the_learning_rate_falls_with_the_error_and_rises_slowly():
     np.testing.assert_allclose(after(0.8, 0.2, 0.4), 0.2 / 4.0, rtol=1e-5)
     np.testing.assert_allclose(after(1e-4, 0.1, 0.4), 0.125, rtol=1e-5)
     np.testing.assert_allclose(after(0.0, 0.1, 0.11), 0.11, rtol=1e-5)
+
+
+def test_a_chain_whose_window_shows_no_mass_goes_on_beside_the_best():
+    """A mode's mass is exp(-mean energy) times its volume: 20 k_B T higher counts only in e^20 times the volume."""
+    noise = np.random.default_rng(1).normal(size=(2, 500, 4))
+    metric = warmup.Metric(warmup.Dense(jnp.diag(jnp.array([1.0, 10.0, 1.0, 1.0]))), jnp.asarray(0.1))
+
+    def homes(energies, widths):
+        positions = jnp.asarray(noise * np.reshape(widths, (2, 1, 1)))
+        blank = jnp.zeros((2, 500))
+        energy = jnp.broadcast_to(jnp.asarray(energies)[:, None], (2, 500))
+        return warmup.homes(metric, Trace(positions, positions, blank, energy, *[blank] * 5)).tolist()
+
+    assert homes([3.0, 3.0], [1.0, 1.0]) == [0, 1]
+    assert homes([3.0, 13.0], [1.0, 1.0]) == [0, 1]
+    assert homes([3.0, 23.0], [1.0, 1.0]) == [0, 0]
+    assert homes([23.0, 3.0], [1.0, 1.0]) == [1, 1]
+    assert homes([3.0, 23.0], [1.0, np.exp(5.0)]) == [0, 1]
+    assert homes([3.0, 3.0], [1.0, 0.0]) == [0, 0]  # one that stands still
+
+
+@pytest.mark.parametrize("begin", [-20.0, 20.0])
+def test_the_descent_gets_off_an_exponential_wall(begin):
+    """A scale in logarithms, ten standard deviations off: L-BFGS alone ends 17 k_B T too high."""
+    with jax.enable_x64(True):
+        energy = lambda x: 0.5 * jnp.sum((x[1:] * jnp.exp(x[0]) - 3.0) ** 2) + 0.5 * jnp.sum(x**2 / jnp.array([4.0, 1.0, 1.0]))
+        start = jnp.array([begin, 1.0, -1.0])
+        target = Target(energy, lambda x: jnp.zeros(()))
+        reached, gradients = warmup._descend(target, start, jax.random.key(0))
+        mode, _ = warmup._descend(target, jnp.array([1.0, 1.0, 1.0]), jax.random.key(0))
+        assert energy(mode) < energy(jnp.array([1.0, 1.0, 1.0])) < 10.0
+        assert energy(reached) < energy(mode) + 0.01
+        assert gradients < 5000

@@ -115,7 +115,9 @@ def test_wrong_states_are_refused_with_a_reason():
     with pytest.raises(CheckpointError, match="that of another program"):
         checkpoint.state_from_arrays(arrays, other)
     larger = {**pattern, "params": {**pattern["params"], "w": jnp.ones((4, 4))}}
-    with pytest.raises(CheckpointError, match=r"params.*was saved as .*\[3, 4\].* now has .*\[4, 4\]"):
+    with pytest.raises(
+        CheckpointError, match=r"params.*was saved as .*\[3, 4\].* in `like`, what the program now has, .*\[4, 4\]"
+    ):
         checkpoint.state_from_arrays(arrays, larger)
     with pytest.raises(CheckpointError, match="no '__header__'"):
         checkpoint.state_from_arrays({"foreign": np.ones(3)}, pattern)
