@@ -74,15 +74,9 @@ def find(target: Target, positions: jax.Array, learning_rate: jax.Array, key: ja
     chains, size = positions.shape
     secant_key, spread_key = jax.random.split(key)
     energy = jax.vmap(target.total)
-    modes, gradients = jax.vmap(functools.partial(_descend, target))(positions, jax.random.split(secant_key, chains))
-    if size <= LARGEST_DENSE:
-        curvatures = jax.vmap(lambda x: absolute(jax.hessian(target.total)(x), FLOOR))(modes)
-        log_determinants = jnp.linalg.slogdet(curvatures)[1]
-        gradients += 2 * size  # a Hessian-vector product costs about two
-    else:
-        curvatures = jax.vmap(functools.partial(_secant_curvature, target))(modes, jax.random.split(secant_key, chains))
-        log_determinants = jnp.sum(jnp.log(curvatures), axis=-1)
-        gradients += PROBES
+    descend = functools.partial(_descend, target)
+    modes, curvatures, gradients = jax.vmap(descend)(positions, jax.random.split(secant_key, chains))
+    log_determinants = jnp.linalg.slogdet(curvatures)[1] if curvatures.ndim == 3 else jnp.sum(jnp.log(curvatures), axis=-1)
 
     energies = energy(modes)
     masses = -energies - 0.5 * log_determinants
@@ -181,13 +175,13 @@ def _secant_curvature(target: Target, position: jax.Array, key: jax.Array) -> ja
     return jnp.maximum(rows, FLOOR * largest)
 
 
-def _descend(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A mode, as near as a thousandth of k_B T tells, and the gradients taken on the way."""
+def _descend(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A mode, as near as a thousandth of k_B T tells, the curvature there, and the gradients taken on the way."""
     position, count = _quasi_newton(target, position, key)
     # Where scales are parameters, walls rise as e^(2x): there a search is stuck whose units are those of one place. Where the
-    # first has found a mode, one step of the second sees it.
-    position, more = _newton(target, position, key)
-    return position, count + more
+    # first has found a mode, one step of the second sees it, and the curvature.
+    position, curvature, more = _newton(target, position, key)
+    return position, curvature, count + more
 
 
 def _quasi_newton(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -217,32 +211,39 @@ def _quasi_newton(target: Target, position: jax.Array, key: jax.Array) -> tuple[
     return scale * z, PROBES + 1 + count
 
 
-def _newton(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Steps by the absolute Hessian (Dauphin et al. 2014), each as long as of sixteen lengths is best, likewise."""
+def _newton(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Steps by the absolute Hessian (Dauphin et al. 2014), each as long as of sixteen lengths is best, likewise.
+
+    Beyond `LARGEST_DENSE` dimensions by the norms of its rows.
+    """
     lengths = 10.0 ** -jnp.arange(16.0, dtype=position.dtype)
     is_dense = position.size <= LARGEST_DENSE
     # A Hessian-vector product costs about two gradients, an energy about half of one.
     cost = 1 + lengths.size // 2 + (2 * position.size if is_dense else PROBES)
 
     def goes_on(carry: Any) -> jax.Array:
-        _, iteration, fall = carry
+        *_, iteration, fall = carry
         return (iteration < DESCENT) & (fall >= 1e-3)
 
     def iterate(carry: Any) -> Any:
-        position, iteration, _ = carry
+        position, _, iteration, _ = carry
         value, grad = jax.value_and_grad(target.total)(position)
         if is_dense:
-            step = jnp.linalg.solve(absolute(jax.hessian(target.total)(position), FLOOR), grad)
+            curvature = absolute(jax.hessian(target.total)(position), FLOOR)
+            step = jnp.linalg.solve(curvature, grad)
         else:
-            step = grad / _secant_curvature(target, position, jax.random.fold_in(key, iteration))
+            curvature = _secant_curvature(target, position, jax.random.fold_in(key, iteration))
+            step = grad / curvature
         places = position - lengths[:, None] * step
         energies = jax.vmap(target.total)(places)
         falls = value - jnp.where(jnp.isfinite(energies), energies, jnp.inf)
         best = jnp.argmax(falls)
-        return jnp.where(falls[best] > 0.0, places[best], position), iteration + 1, falls[best]
+        return jnp.where(falls[best] > 0.0, places[best], position), curvature, iteration + 1, falls[best]
 
-    position, iterations, _ = jax.lax.while_loop(goes_on, iterate, (position, 0, jnp.asarray(jnp.inf, position.dtype)))
-    return position, cost * iterations
+    unknown = jnp.zeros((position.size,) * (2 if is_dense else 1), position.dtype)
+    beginning = (position, unknown, 0, jnp.asarray(jnp.inf, position.dtype))
+    position, curvature, iterations, _ = jax.lax.while_loop(goes_on, iterate, beginning)
+    return position, curvature, cost * iterations
 
 
 def _column(flags: jax.Array, like: jax.Array) -> jax.Array:

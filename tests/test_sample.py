@@ -230,8 +230,8 @@ def test_the_descent_gets_off_an_exponential_wall(begin):
         energy = lambda x: 0.5 * jnp.sum((x[1:] * jnp.exp(x[0]) - 3.0) ** 2) + 0.5 * jnp.sum(x**2 / jnp.array([4.0, 1.0, 1.0]))
         start = jnp.array([begin, 1.0, -1.0])
         target = Target(energy, lambda x: jnp.zeros(()))
-        reached, gradients = warmup._descend(target, start, jax.random.key(0))
-        mode, _ = warmup._descend(target, jnp.array([1.0, 1.0, 1.0]), jax.random.key(0))
+        reached, _, gradients = warmup._descend(target, start, jax.random.key(0))
+        mode, *_ = warmup._descend(target, jnp.array([1.0, 1.0, 1.0]), jax.random.key(0))
         assert energy(mode) < energy(jnp.array([1.0, 1.0, 1.0])) < 10.0
         assert energy(reached) < energy(mode) + 0.01
         assert gradients < 5000
