@@ -59,7 +59,7 @@ def gaussian(word: jax.Array) -> jax.Array:
     """Standard normal variates by inversion of the word: 31 bits of tail probability and a sign.
 
     Moments: odd ones exactly 0, the others those of N(0, 1) to 1e-5 relative up to the eighth; |z| < 6.3.
-    Cost: about 4 times `optax.sgd(momentum=...)` a step on a CPU, two variates a step (BAOAB).
+    Cost: about 2.7 times `optax.sgd(momentum=...)` a step on a CPU, two variates a step (BAOAB).
 
     The quantile is a rational function of sqrt(-log2 p), off by at most 5e-6 in z, at half the cost of `lax.erf_inv` and
     with more of the tail: XLA's has 23 bits.
@@ -84,7 +84,7 @@ def irwin_hall(word: jax.Array) -> jax.Array:
     """The sum of four uniform bytes (Irwin-Hall), bent by an odd polynomial so that its moments are Gaussian.
 
     Moments: exactly those of N(0, 1) up to the seventh (1021 values, |z| <= 4.53; the eighth is 103.2 where N(0, 1) has 105):
-    weak order 3, beyond any integrator here. Cost: about 2.3 times `optax.sgd(momentum=...)` a step on a CPU, likewise.
+    weak order 3, beyond any integrator here. Cost: about 1.6 times `optax.sgd(momentum=...)` a step on a CPU, likewise.
     Its bias on the quartic and the double well above cannot be told from that of `gaussian`.
 
     For posteriors: it uses all 32 bits, without a logarithm. The polynomial is a Cornish-Fisher expansion with its coefficients
@@ -99,7 +99,7 @@ def irwin_hall(word: jax.Array) -> jax.Array:
 def three_point(word: jax.Array) -> jax.Array:
     """+-sqrt(3) with probability 1/6 each, else 0: moments of N(0, 1) up to the fifth (to 2^-32), weak order 2.
 
-    Kloeden and Platen, 1992, section 14.2. Cost: about 1.7 times `optax.sgd(momentum=...)` a step on a CPU. Bias: that of
+    Kloeden and Platen, 1992, section 14.2. Cost: about 1.3 times `optax.sgd(momentum=...)` a step on a CPU. Bias: that of
     `gaussian` at momentum 0.9; without momentum another one, no larger, of the same order in the step. The default where one
     trains: its order in the step is that of BAOAB.
     """
@@ -112,7 +112,7 @@ def three_point(word: jax.Array) -> jax.Array:
 def rademacher(word: jax.Array) -> jax.Array:
     """+-1 with probability 1/2 each: moments of N(0, 1) up to the third (the fourth is 1, not 3), weak order 1.
 
-    Cost: about 1.5 times `optax.sgd(momentum=...)` a step on a CPU. Bias: several times that of `gaussian`; in the double well
+    Cost: about 1.3 times `optax.sgd(momentum=...)` a step on a CPU. Bias: several times that of `gaussian`; in the double well
     the mean moved by 10 % (above), since the crossing of a barrier hangs on the tails. For exploring, not for posteriors.
     """
     return jax.lax.bitcast_convert_type((word & _SIGN) | _ONE, jnp.float32)
