@@ -244,8 +244,7 @@ def draw_ends(path: pathlib.Path, results: dict[str, dict[str, Any]]) -> None:
         ax.set(xlabel="test accuracy in the end, every run a dot", xlim=(0.0, 1.02), ylim=(len(results) - 0.5, -0.6))
         ax.set_yticks(range(len(results)), results)
         ax.tick_params(axis="y", length=0)
-        figure.savefig(path, dpi=130)
-        plt.close(figure)
+        files.save_figure(figure, path, dpi=130)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

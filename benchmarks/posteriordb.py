@@ -68,8 +68,8 @@ class Row(NamedTuple):
     by: str
 
     @property
-    def run(self) -> tuple[str, ...]:
-        return tuple(str(getattr(self, name)) for name in KEY)
+    def run(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in KEY)
 
     @property
     def is_sound(self) -> bool:
@@ -112,7 +112,7 @@ def run(name: str, method: str, start: str, seeds: Sequence[int], path: pathlib.
     """Those seeds that the CSV does not hold; one compiled program serves all of them."""
     table.add(path, Row, [], key=KEY)  # a file that is not ours is to be heard of before anything runs
     done = {row.run for row in table.read(path, Row)}
-    missing = [seed for seed in seeds if (name, method, start, str(seed)) not in done]
+    missing = [seed for seed in seeds if (name, method, start, seed) not in done]
     if not missing:
         return
     target, (sample, chains, by, is_compilable) = posteriors.posterior(name), peers.METHODS[method]

@@ -41,7 +41,7 @@ from rich.console import Console
 from tensorboardX import proto
 
 import ctld_optax
-from benchmarks.harness import provenance
+from benchmarks.harness import files, provenance
 from ctld_optax import checkpoint, diagnostics, writers
 from ctld_optax.recorder import Recorder
 
@@ -267,8 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--kills must lie in [0, {options.steps // CHUNK}), got {options.kills}")
     with tempfile.TemporaryDirectory() as folder:
         found = soak(pathlib.Path(folder), options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "soak.json").write_text(json.dumps({"found": found, "provenance": provenance.nested()}, indent=1) + "\n")
+    files.put(
+        options.out / "soak.json", (json.dumps({"found": found, "provenance": provenance.nested()}, indent=1) + "\n").encode()
+    )
     Console().print_json(data=found)
 
 
