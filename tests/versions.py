@@ -32,4 +32,7 @@ EXPLICIT = needs(hasattr(jax, "typeof"), "a mesh with Explicit axes, of JAX 0.5"
 NNX = needs(since("flax", "0.11"), "an nnx.Optimizer whose update takes the model, of Flax 0.11")
 PHILOX = needs(_has_implementation("philox4x32"), "keys of philox4x32")
 ORBAX = needs(since("jax", "0.6"), "an Orbax that saves typed keys, which needs JAX 0.6")
+# To how much rounding errors of 1e-16 may grow in some hundred steps; older versions round otherwise.
+ROUNDING = 1e-9 if hasattr(jax, "enable_x64") else 1e-7
+
 DOG = needs(since("optax", "0.2.6"), "a contrib.dog that keeps the parameters from init on, of Optax 0.2.6")
