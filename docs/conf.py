@@ -7,6 +7,7 @@ import sys
 
 import ctld_optax
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import executed
 import gallery

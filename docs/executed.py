@@ -40,7 +40,9 @@ def package() -> str:
     """One text for all of the installed package's code."""
     folder = pathlib.Path(ctld_optax.__file__).parent
     return "\n".join(
-        f"{path.relative_to(folder)}\n{code_of(path)}" for path in sorted(folder.rglob("*.py"))
+        f"{path.relative_to(folder)}\n{code_of(path) if path.suffix == '.py' else path.read_text()}"
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in {".py", ".html"}
     )
 
 

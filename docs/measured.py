@@ -7,6 +7,8 @@ import re
 import statistics
 from typing import Any
 
+from benchmarks.harness import table
+from benchmarks.harness.posterior_run import Row
 from ctld_optax import _warmup
 from ctld_optax._arrays import noise as sources
 from ctld_optax._dynamics import integrators
@@ -27,40 +29,29 @@ def markdown(header: list[str], lines: list[list[str]]) -> str:
     )
 
 
-def is_sound(run: dict[str, str]) -> bool:
-    """As `benchmarks.posteriordb` has it: chains that agree, on means that are the reference's."""
-    return float(run["rhat"]) < 1.05 and (
-        float(run["error_mc"]) < 5.0 or float(run["error"]) < 0.1
-    )
-
-
-def price(runs: list[dict[str, str]], size: str) -> float:
-    return statistics.median(int(run["gradients"]) / float(run[size]) for run in runs)
-
-
 def efficiency() -> str:
     """Gradients an independent sample of each posterior, one column a method, medians over the sound runs."""
-    found = [run for run in rows("posteriordb.csv") if run["start"] == "wide"]
-    methods = [method for method in METHODS if any(run["method"] == method for run in found)]
+    found = [
+        run for run in table.read(RESULTS / "posteriordb.csv", Row) if run.start == "wide"
+    ]
+    methods = [method for method in METHODS if any(run.method == method for run in found)]
     lines: list[list[str]] = []
-    for posterior in sorted({run["posterior"] for run in found}):
+    for posterior in sorted({run.posterior for run in found}):
         cells = [f"`{posterior}`"]
         for method in methods:
-            own = [
-                run
-                for run in found
-                if (run["posterior"], run["method"]) == (posterior, method)
-            ]
-            sound = [run for run in own if is_sound(run)]
+            own = [run for run in found if (run.posterior, run.method) == (posterior, method)]
+            sound = [run for run in own if run.is_sound]
             if not own:
                 cells.append("not run")
             elif not sound:
                 cells.append("none sound")
             else:
                 counted = "" if len(sound) == len(own) else f" ({len(sound)} of {len(own)})"
-                cells.append(
-                    f"{price(sound, 'ess'):.3g}; {price(sound, 'ess_square'):.3g}{counted}"
+                middle, square = (
+                    statistics.median(getattr(run, size) for run in sound)
+                    for size in ("price", "price_square")
                 )
+                cells.append(f"{middle:.3g}; {square:.3g}{counted}")
         lines.append(cells)
     return markdown(["posterior", *methods], lines)
 
