@@ -144,6 +144,15 @@ def visit(page, address):
         page.evaluate("() => MathJax.startup.promise")
 
 
+def every_page(browser_page, site, size):
+    """The browser's page and the file, at each file of the site in turn."""
+    page, address = browser_page
+    page.set_viewport_size(size)
+    for path in sorted(site.rglob("*.html")):
+        visit(page, f"{address}/{path.relative_to(site)}")
+        yield page, path
+
+
 def test_navigation_leads_to_every_page(browser_page, site):
     page, address = browser_page
     page.set_viewport_size(DESK)
@@ -276,10 +285,7 @@ BEYOND_THE_EDGE = """() => {
 
 
 def test_no_page_is_wider_than_a_phone(browser_page, site):
-    page, address = browser_page
-    page.set_viewport_size(PHONE)
-    for path in sorted(site.rglob("*.html")):
-        visit(page, f"{address}/{path.relative_to(site)}")
+    for page, path in every_page(browser_page, site, PHONE):
         assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"], path.name
         assert not page.evaluate(BEYOND_THE_EDGE), path.name
 
@@ -295,11 +301,8 @@ CUT_CODE = """whole => [...document.querySelectorAll("article pre")].filter(bloc
 
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
 def test_code_fits_its_box(browser_page, site, size):
-    page, address = browser_page
-    page.set_viewport_size(size)
     seen = 0
-    for path in sorted(site.rglob("*.html")):
-        visit(page, f"{address}/{path.relative_to(site)}")
+    for page, path in every_page(browser_page, site, size):
         seen += page.locator("article pre").count()
         # On a desk only the modules' own source, which is wider than the column, and what a notebook printed go on in a second
         # line.
@@ -316,11 +319,8 @@ LOST_CELLS = """() => [...document.querySelectorAll("article table.docutils tr")
 
 
 def test_tables_keep_their_columns_on_a_phone(browser_page, site):
-    page, address = browser_page
-    page.set_viewport_size(PHONE)
     seen = 0
-    for path in sorted(site.rglob("*.html")):
-        visit(page, f"{address}/{path.relative_to(site)}")
+    for page, path in every_page(browser_page, site, PHONE):
         seen += page.locator("article table.docutils").count()
         assert not page.evaluate(LOST_CELLS), path.name
     assert seen > 10
