@@ -108,8 +108,7 @@ def refined(metric: Metric, window: Trace, largest_rate: jax.Array) -> tuple[Met
     share = 0.1 * size / (count / 10.0 + size)
     if isinstance(metric.coordinates, Dense):
         factor = metric.coordinates.factor
-        inside = jnp.linalg.solve(factor, positions.T).T
-        outside = grads @ factor
+        inside, outside = _inside(metric.coordinates, positions), grads @ factor
         blend = lambda x: (1.0 - share) * (x.T @ x) / count + share * jnp.eye(size, dtype=x.dtype)
         change = _geometric_mean(blend(outside), blend(inside))
         values = jnp.linalg.eigvalsh(change)
@@ -117,7 +116,7 @@ def refined(metric: Metric, window: Trace, largest_rate: jax.Array) -> tuple[Met
     else:
         scale = metric.coordinates.scale
         blend = lambda x: (1.0 - share) * jnp.mean(jnp.square(x), axis=0) + share
-        values = jnp.sqrt(blend(grads * scale) / blend(positions / scale))
+        values = jnp.sqrt(blend(grads * scale) / blend(_inside(metric.coordinates, positions)))
         coordinates = Diagonal(scale / jnp.sqrt(values))
     return Metric(coordinates, jnp.minimum(wanted, largest_rate)), jnp.max(jnp.maximum(values, 1.0 / values))
 
@@ -128,18 +127,21 @@ def homes(metric: Metric, window: Trace) -> jax.Array:
 
     Here a mode's mass is that of the normal law with the window's mean energy and variances, in the units of the metric.
     """
-    coordinates, positions = metric.coordinates, window.position
-    if isinstance(coordinates, Dense):
-        inside = jnp.linalg.solve(coordinates.factor, positions.swapaxes(1, 2)).swapaxes(1, 2)
-    else:
-        inside = positions / coordinates.scale
-    masses = -jnp.mean(window.energy, axis=1) + 0.5 * jnp.sum(jnp.log(jnp.var(inside, axis=1)), axis=1)
+    variances = jnp.var(_inside(metric.coordinates, window.position), axis=1)
+    masses = -jnp.mean(window.energy, axis=1) + 0.5 * jnp.sum(jnp.log(variances), axis=1)
     return jnp.where(_counts(masses), jnp.arange(masses.size), jnp.argmax(masses))
 
 
 def _counts(masses: jax.Array) -> jax.Array:
     """Which modes count, by the logarithms of their masses."""
     return masses >= jnp.max(masses) + math.log(NEGLIGIBLE)
+
+
+def _inside(coordinates: Dense | Diagonal, positions: jax.Array) -> jax.Array:
+    """Positions, along the last axis, in the units of a metric."""
+    if isinstance(coordinates, Dense):
+        return jnp.linalg.solve(coordinates.factor, positions.reshape(-1, positions.shape[-1]).T).T.reshape(positions.shape)
+    return positions / coordinates.scale
 
 
 def _about_their_means(series: jax.Array) -> jax.Array:

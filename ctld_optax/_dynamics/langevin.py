@@ -307,7 +307,14 @@ def transformation(kernel: Langevin) -> LangevinTransformation:
 
 
 class _Due(NamedTuple):
-    """The noise of one step: a variate's variance; trees of scales, the last variate's first; the estimate; of value."""
+    """The noise of one step.
+
+    Attributes:
+      variance: of one variate.
+      scales: trees like the momentum, of the last variate, if a step takes any of it in, and of the fresh one.
+      estimate: what the estimator of the minibatch noise remembers now.
+      of_value: what it says of the variance of `value`, or None.
+    """
 
     variance: jax.Array
     scales: list[Any]

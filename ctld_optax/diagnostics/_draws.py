@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ctld_optax._arrays import compat
 from ctld_optax._validate import as_numbers
 from ctld_optax.diagnostics._run import FEW, Finding, Run
 
@@ -15,9 +16,8 @@ from ctld_optax.diagnostics._run import FEW, Finding, Run
 # than 0.01 of its deviation, 0.25 by 0.02, 0.35 by 0.05.
 ENERGY_ERROR = 0.25
 RHAT = 1.05  # healthy runs with the effective size below have 1.02
-ESS_A_CHAIN = (
-    100  # from which on R-hat and the errors of means are worth their names (Vehtari et al., Bayesian Analysis 16, 2021)
-)
+# From which on R-hat and the errors of means are worth their names (Vehtari et al., Bayesian Analysis 16, 2021).
+ESS_A_CHAIN = 100
 METRIC_CHANGE = 4.0  # healthy runs on a banana have up to 3
 BIAS_MISSING = 0.1
 
@@ -120,7 +120,7 @@ def _rows(name: str, tree: Any, run: Run) -> dict[str, np.ndarray]:
                 f"{name} must have the leading axes of the trajectory, {run.shape}, got an array of {array.shape}."
             )
         array = array.reshape(run.replicas, run.shape[-1], *array.shape[len(run.shape) :])
-        found[jax.tree_util.keystr(path, simple=True, separator=".")] = array[:, run.moved]
+        found[compat.path_name(path, ".")] = array[:, run.moved]
     if not found:
         raise TypeError(f"{name} must be a pytree of arrays, got {tree!r:.60}.")
     return found
