@@ -18,7 +18,7 @@ from ctld_optax.plotting import _pictures as pictures
 
 LAYOUT = (("temperature",) * 3, ("occupation", "bias", "report"), ("energy", "kinetic", "report"))
 STRETCH = 400  # rows of the kinetic temperature, the last ones: more of them are a blot
-LINE, LINES = 44, 24  # what the report's panel holds
+LINE, LINES = 46, 24  # what the report's panel holds
 
 
 @checked(sampler="It is what `ctld` returned, the one that was given to `phase_switch`.")
@@ -79,6 +79,7 @@ def dashboard(
     axes = figure.subplot_mosaic([list(row) for row in LAYOUT], height_ratios=(1.0, 1.1, 1.1))
     switch = None if moved.all() else int(step[moved][-1])
     pictures.temperature_trajectory(trajectory.beta, step=step, switch_step=switch, tempering=tempering, ax=axes["temperature"])
+    axes["temperature"].set_ylabel(r"$1/g(\alpha)$  [base $T$]")  # the panel is low, and its title says the rest
     pictures.alpha_occupation(rows.alpha, tempering=tempering, ax=axes["occupation"])
     axes["occupation"].legend(loc="upper center", ncols=3, fontsize="x-small", columnspacing=1.0, handlelength=1.2)
     _bias(axes["bias"], sampler, state, tempering)
@@ -169,7 +170,7 @@ def _report(ax: Axes, report: diagnostics.Report) -> None:
     for finding in report.findings:
         lines += [*textwrap.wrap(f"{finding.name}: {finding.says}", LINE)]
         lines += [*textwrap.wrap(f"-> {finding.advice}", LINE, initial_indent="  ", subsequent_indent="  "), ""]
-    lines += [f"{name[:34]:<34} {_figure(figure):>9}" for name, figure in report.figures.items()]
+    lines += [f"{name:<{LINE - 10}.{LINE - 10}} {_figure(figure):>9}" for name, figure in report.figures.items()]
     if len(lines) > LINES:
         lines = [*lines[: LINES - 1], "... print(diagnostics.report(...)) for all"]
     says = "Healthy: no finding" if report.healthy else "Not healthy: " + ("a finding" if number == 1 else f"{number} findings")
