@@ -263,8 +263,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {options.seeds}")
     mpl.use("agg")
-    console = Console()
     seeds = TUNING_SEEDS if options.tune else tuple(range(options.seeds))
+    console = Console(
+        width=max(50 + 9 * len(seeds), Console().width)
+    )  # the tables need it, also where the output is no terminal
     results = run(jobs(options.tune), seeds, options.steps, console)
     if not results:
         return
