@@ -17,9 +17,7 @@ import math
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any
 
-import arviz
 import jax
 import matplotlib as mpl
 import numpy as np
@@ -30,6 +28,7 @@ from rich.table import Table
 from benchmarks.harness import files, peers, posteriors, summary, table
 from benchmarks.harness.posterior_run import KEY, Row
 from ctld_optax import plotting
+from ctld_optax._arviz import arviz
 
 CSV = pathlib.Path(__file__).parent / "results" / "posteriordb.csv"
 EVERYTHING = (posteriors.NAMES, tuple(peers.METHODS), 4)
@@ -50,10 +49,10 @@ def score(target: posteriors.Posterior, samples: jax.Array) -> dict[str, float]:
     reference = target.reference
     if not np.isfinite(natural).all():
         return {"ess": 0.0, "ess_square": 0.0} | dict.fromkeys(("rhat", "error", "error_mc", "sd_ratio"), math.inf)
-    known: Any = arviz  # its datasets have no types
-    found = known.convert_to_dataset({"x": natural, "square": np.square(natural - reference.mean)})
+    az = arviz("posteriordb judges samples with ArviZ")
+    found = az.convert_to_dataset({"x": natural, "square": np.square(natural - reference.mean)})
     with np.errstate(divide="ignore", invalid="ignore"):  # chains that stand still
-        ess, rhat = known.ess(found, method="mean"), np.asarray(known.rhat(found)["x"])
+        ess, rhat = az.ess(found, method="mean"), np.asarray(az.rhat(found)["x"])
     error, sd = np.abs(natural.mean((0, 1)) - reference.mean), natural.std((0, 1))
     mcse = np.hypot(sd / np.sqrt(np.asarray(ess["x"])), reference.mcse_mean)
     ratio = sd / reference.sd

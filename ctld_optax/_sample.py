@@ -12,6 +12,7 @@ import numpy as np
 
 from ctld_optax import _warmup as warmup
 from ctld_optax._arrays import compat
+from ctld_optax._arviz import arviz
 from ctld_optax._chains import Chain, Target, Trace, begin, walk
 from ctld_optax._checked import checked
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
@@ -106,7 +107,7 @@ def sample(
       TypeError: for arguments of the wrong kind.
       ImportError: without ArviZ (`pip install 'ctld-optax[posterior]'`).
     """
-    arviz = _arviz()
+    az = arviz("posterior.sample returns an arviz.InferenceData")
     if (loss_fn is None) == (logdensity_fn is None):
         raise TypeError("loss_fn must be given, or None beside logdensity_fn=: one of the two says what to sample.")
     for name, count, least in (("num_chains", num_chains, 1), ("num_samples", num_samples, 1), ("thin", thin, 1)):
@@ -172,7 +173,7 @@ def sample(
     }
     if tempering is not None:
         stats |= {"alpha": run.alpha, "beta": run.beta}
-    data = arviz.from_dict(posterior=values, sample_stats=stats)
+    data = az.from_dict(posterior=values, sample_stats=stats)
     data.sample_stats.attrs.update(
         gradients=num_chains * num_calls * WINDOW,
         warmup_gradients=int(found.gradients) + num_chains * (num_windows + num_heated) * WINDOW,
@@ -326,14 +327,6 @@ def _values(positions: Any, to_params: Unflat, constrain: Callable[[Any], Any] |
     values = jax.jit(jax.vmap(jax.vmap(natural)))(jnp.asarray(positions))
     leaves = jax.tree_util.tree_leaves_with_path(values)
     return {compat.path_name(path, ".") or "x": np.asarray(leaf) for path, leaf in leaves}
-
-
-def _arviz() -> Any:
-    try:
-        import arviz  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError("posterior.sample returns an arviz.InferenceData: pip install 'ctld-optax[posterior]'.") from error
-    return arviz
 
 
 def _bar(total: int, progress: bool) -> Iterator[int]:

@@ -1,11 +1,17 @@
 """What the tests share."""
 
+import contextlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ctld_optax
 from ctld_optax._arrays import compat
+from ctld_optax._arviz import arviz
+
+with contextlib.suppress(ImportError):  # the minimal install has none
+    arviz("tests of samples")  # before test modules import it, in all worker processes at about the same moment
 
 
 @pytest.fixture

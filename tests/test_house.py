@@ -12,7 +12,7 @@ from ctld_optax._dynamics.langevin import Langevin
 ROOT = pathlib.Path(ctld_optax.__file__).parent
 # From the ground up: a room may import what lies below it, and of its own floor whatever makes no circle.
 FLOORS = (
-    {"_validate", "_checked"},
+    {"_validate", "_checked", "_arviz"},
     {"_arrays"},
     {"_dynamics"},
     {"_ctld", "_handover", "_probe", "_chains", "_warmup"},

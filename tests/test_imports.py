@@ -40,3 +40,28 @@ def test_no_backend_starts():
     done = fresh("import ctld_optax, jax.numpy; jax.numpy.zeros(())", **nowhere)
     assert done.returncode != 0
     assert "no_such_platform" in done.stderr
+
+
+# Another process moves ArviZ's note of the day away between the writing and the moving of ours: what its import does then.
+OVERTAKEN = """
+import pathlib
+left, replace = 1, pathlib.Path.replace
+def overtaken(path, target):
+    global left
+    left, last = left - 1, left
+    replace(path, target)
+    if last > 0:
+        raise FileNotFoundError(path)
+pathlib.Path.replace = overtaken
+"""
+
+
+def test_two_processes_may_import_arviz_at_once(tmp_path):
+    pytest.importorskip("arviz")
+    afresh = {"XDG_CACHE_HOME": str(tmp_path), "PYTHONWARNINGS": "ignore"}
+    by_hand = fresh(f"{OVERTAKEN}\nimport arviz", **afresh)
+    if "FileNotFoundError" not in by_hand.stderr:
+        pytest.skip("this ArviZ notes nothing")
+    (tmp_path / "arviz" / "daily_warning").unlink()
+    done = fresh(f"{OVERTAKEN}\nfrom ctld_optax._arviz import arviz\nprint(arviz('a test').ess.__name__)", **afresh)
+    assert (done.returncode, done.stdout) == (0, "ess\n"), done.stderr

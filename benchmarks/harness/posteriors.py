@@ -16,12 +16,12 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import arviz
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.harness import data
+from ctld_optax._arviz import arviz
 
 Data = Mapping[str, Any]
 Potential = Callable[[jax.Array], jax.Array]
@@ -77,7 +77,7 @@ def read(name: str) -> tuple[Data, dict[str, dict[str, float]]]:
 
 def moments_of(draws: np.ndarray) -> dict[str, float]:
     """Of draws of one parameter, shape (chains, draws): the fields of `Reference`."""
-    error: Any = arviz.mcse  # has no types
+    error = arviz("the moments of draws are ArviZ's").mcse
     first, second = np.mean(draws), np.mean(np.square(draws))
     found = (first, np.std(draws, ddof=1), second, error(draws), error(draws, method="sd"))
     return dict(zip(Reference._fields, map(float, found), strict=True))

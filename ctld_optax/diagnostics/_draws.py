@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from ctld_optax._arrays import compat
+from ctld_optax._arviz import arviz
 from ctld_optax._validate import as_numbers
 from ctld_optax.diagnostics._run import FEW, Finding, Run
 
@@ -61,14 +62,10 @@ class Draws:
         return [name for name, moves in zip(self.names, self.moves, strict=True) if moves]
 
     def _of_each(self, figure: str, **options: Any) -> np.ndarray:
-        try:
-            import arviz  # noqa: PLC0415
-        except ImportError as error:
-            raise ImportError("report judges samples with ArviZ: pip install 'ctld-optax[posterior]'.") from error
-        known: Any = arviz  # its datasets have no types
-        columns = known.convert_to_dataset({"x": np.moveaxis(self.columns[self.moves], 0, -1)})
+        az = arviz("report judges samples with ArviZ")
+        columns = az.convert_to_dataset({"x": np.moveaxis(self.columns[self.moves], 0, -1)})
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(getattr(known, figure)(columns, **options)["x"].values)
+            return np.asarray(getattr(az, figure)(columns, **options)["x"].values)
 
 
 def of_data(data: Any) -> Draws:
