@@ -11,6 +11,7 @@ from ctld_optax._accumulate import accumulate as accumulate
 from ctld_optax._ctld import ctld as ctld
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce as AdaptiveBiasingForce
 from ctld_optax._dynamics.coupling import Hamiltonian as Hamiltonian
+from ctld_optax._dynamics.coupling import Kinetic as Kinetic
 from ctld_optax._dynamics.coupling import Standardized as Standardized
 from ctld_optax._dynamics.langevin import CTLDState as CTLDState
 from ctld_optax._dynamics.langevin import LangevinTransformation as LangevinTransformation

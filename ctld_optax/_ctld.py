@@ -92,8 +92,9 @@ def ctld(
       tempering: g(alpha). None keeps the temperature constant, which makes this SGHMC; `value` is then not needed.
       bias: what makes alpha's distribution flat. :class:`~ctld_optax.Metadynamics` (default) or, for posteriors,
         :class:`~ctld_optax.AdaptiveBiasingForce`. None leaves alpha unbiased.
-      coupling: "standardized" (default) for exploring large networks, "hamiltonian" (the paper's H) for exact sampling in up
-        to some hundreds of dimensions; or a :class:`~ctld_optax.Standardized` or :class:`~ctld_optax.Hamiltonian`.
+      coupling: "standardized" (default) for exploring large networks, "kinetic", the same where a trainer cannot hand on
+        `value`, "hamiltonian" (the paper's H) for exact sampling in up to some hundreds of dimensions; or a
+        :class:`~ctld_optax.Standardized`, :class:`~ctld_optax.Kinetic` or :class:`~ctld_optax.Hamiltonian`.
       confinement: "reflect" (walls at +-delta_prime) or "force" (Eq. 11, with the force
         C = delta_prime (1 - alpha_momentum) / alpha_step_size^2, which carries alpha back by delta_prime).
       noise: "three_point" (default: moments Gaussian up to the fifth, of the same order in the step as BAOAB), "irwin_hall" (up
@@ -121,9 +122,9 @@ def ctld(
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)` needs
-      the loss whose gradient is passed, a scalar (a minibatch mean will do). A step in which `value` or a gradient entry is
-      not finite leaves alpha, r_alpha, the bias and the energy statistics as they were and is counted in `skipped`;
-      momentum entries that are not finite are set to zero. Updates have the dtype of the gradients. For parameters narrower
+      the loss whose gradient is passed, a scalar (a minibatch mean will do); with `coupling="kinetic"` it needs none, and does
+      not look at it. A step in which `value` or a gradient entry is not finite leaves alpha, r_alpha, the bias and the energy
+      statistics as they were and is counted in `skipped`; momentum entries that are not finite are set to zero. Updates have the dtype of the gradients. For parameters narrower
       than float32 they are rounded at random such that params + update is right on average, if `params` are passed and
       nothing after this changes the update.
 

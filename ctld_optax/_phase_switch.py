@@ -90,9 +90,9 @@ def phase_switch(
         rule above.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs` with state :class:`PhaseSwitchState`. Extra arguments go to both. `value` is
-      needed at every step, since one compiled program holds both phases. After the switch a non-finite gradient meets the
-      optimizer unguarded, as it would without us (`optax.apply_if_finite` guards it).
+      An `optax.GradientTransformationExtraArgs` with state :class:`PhaseSwitchState`. Extra arguments go to both. Where the
+      sampler or the optimizer needs `value` it is needed at every step, since one compiled program holds both phases. After
+      the switch a non-finite gradient meets the optimizer unguarded, as it would without us (`optax.apply_if_finite` guards it).
 
     Raises:
       TypeError, ValueError: if the arguments are in another order or of another kind, `sampling_steps` is < 0, `handover` does
@@ -195,12 +195,14 @@ def _with_shared_momentum(
     ) -> tuple[optax.Updates, PhaseSwitchState]:
         if value is None and kernel.needs_value:
             raise TypeError(MISSING_VALUE)
+        # An optimizer that needs the loss says so itself where there is none.
+        extra_args |= {} if value is None else {"value": value}
         trace, *rest = state.optimizer
         check_update(updates, params, trace.trace)
         sampling = _is_sampling(state, sampling_steps)
 
         # This kind treats every leaf alike: one is enough, and compiles fast.
-        rates = learning_rates(optimizer, jnp.zeros(()), value=value, **extra_args)
+        rates = learning_rates(optimizer, jnp.zeros(()), **extra_args)
         share = thermal_share(rates.get("", 0.0), state.sampler.learning_rate, state.sampler.noise_variance > 0.0)
         kept = jnp.where(sampling, kernel.kept(state.sampler), jnp.where(state.switched, decay, decay * share))
         momentum = kernel.accelerate(updates, trace.trace, kept)
@@ -210,7 +212,7 @@ def _with_shared_momentum(
 
         # From a trace of zeros the optimizer's own heavy-ball step changes nothing: what is left is what follows it.
         at_rest = trace._replace(trace=optax.tree.zeros_like(momentum))
-        optimized, (_, *new_rest) = optimizer.update(momentum, (at_rest, *rest), params, value=value, **extra_args)
+        optimized, (_, *new_rest) = optimizer.update(momentum, (at_rest, *rest), params, **extra_args)
         displace = functools.partial(kernel.displacement, state.sampler.count, momentum, updates)
         sampled = displace(None)
         if params is not None and any_narrow(params):

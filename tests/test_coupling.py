@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctld_optax._dynamics.coupling import COUPLINGS, EnergyStatistics, Hamiltonian, Standardized, update_statistics
+from ctld_optax._dynamics.coupling import COUPLINGS, EnergyStatistics, Hamiltonian, Kinetic, Standardized, update_statistics
 
 
 def start(dtype=jnp.float32):
@@ -103,4 +103,13 @@ def test_first_score_and_that_of_a_constant_energy_are_zero():
 
 def test_hamiltonian_is_the_energy_in_units_of_the_temperature():
     assert Hamiltonian()(jnp.float32(6.0), jnp.float32(1.5), start()) == 4.0
-    assert set(COUPLINGS) == {"hamiltonian", "standardized"}
+    assert set(COUPLINGS) == {"hamiltonian", "standardized", "kinetic"}
+
+
+def test_kinetic_is_standardized_without_the_value():
+    statistics, one = EnergyStatistics(jnp.float32(2.0), jnp.float32(9.0)), jnp.float32(1.0)
+    value, kinetic = jnp.float32(jnp.nan), jnp.float32(5.0)
+    assert Kinetic().energy(value, kinetic) == kinetic
+    assert Kinetic()(kinetic, one, statistics) == Standardized()(kinetic, one, statistics)
+    assert Kinetic().sensitivity(one, statistics) == 0.0  # a minibatch's noise in the value is none on alpha
+    assert [name for name, coupling in COUPLINGS.items() if not coupling.needs_value] == ["kinetic"]

@@ -99,7 +99,7 @@ class AlphaHalf:
 
         Args:
           state: of the step before.
-          energy: value + kinetic energy, shape (), in units of value.
+          energy: that of the coupling, shape (), in units of value.
           temperature: k_B T_c, shape (), in the same units.
           key: of this step's noise, used up.
           num_seen: how many energies have gone into the statistics.

@@ -1,11 +1,11 @@
 """From the energy of the parameters to the energy that drives alpha.
 
-The force on alpha is -g'(alpha) * coupled_energy (Eq. 6). Two choices of the coupled energy are here. Nothing here knows of
-Optax, of alpha or of the bias.
+The force on alpha is -g'(alpha) * coupled_energy (Eq. 6). Three choices of the coupled energy are here, and each says which
+energy it is made of. Nothing here knows of Optax, of alpha or of the bias.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,17 +72,22 @@ class Hamiltonian:
     """
 
     decay: float = 0.99
+    needs_value: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self)
         _check_decay(self.decay)
+
+    def energy(self, value: jax.Array, kinetic_energy: jax.Array) -> jax.Array:
+        """What is coupled, in units of `value`."""
+        return value + kinetic_energy
 
     def __call__(self, energy: jax.Array, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
         del statistics
         return energy / temperature
 
     def sensitivity(self, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
-        """How much the coupled energy changes with the energy."""
+        """How much the coupled energy changes with `value`."""
         del statistics
         return 1.0 / temperature
 
@@ -126,24 +131,68 @@ class Standardized:
 
     clip: float = 5.0
     decay: float = 0.99
+    needs_value: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_range("clip", self.clip, minimum=0.0, minimum_open=True)
         _check_decay(self.decay)
 
+    def energy(self, value: jax.Array, kinetic_energy: jax.Array) -> jax.Array:
+        """What is coupled, in units of `value`."""
+        return value + kinetic_energy
+
     def __call__(self, energy: jax.Array, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
-        score = (energy - statistics.mean) * self.sensitivity(temperature, statistics)
+        del temperature
+        score = (energy - statistics.mean) * _precision(statistics)
         return jnp.clip(score, -self.clip, self.clip)
 
     def sensitivity(self, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
-        """How much the coupled energy changes with the energy, where it is not clipped."""
+        """How much the coupled energy changes with `value`, where it is not clipped."""
         del temperature
-        tiny = jnp.asarray(jnp.finfo(statistics.var.dtype).tiny, statistics.var.dtype)
-        # Not the root of a maximum: its slope at 0, in the first step, is infinite times 0.
-        return jax.lax.rsqrt(jnp.where(statistics.var > tiny, statistics.var, tiny))
+        return _precision(statistics)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kinetic(Standardized):
+    """:class:`Standardized`, of the kinetic energy alone: the sampler then needs no `value`.
+
+    For trainers that call `update(grads, state, params)` and cannot hand on the loss. Where the parameters are hotter than
+    the average, so are their momenta, which take up heat from the gradient and the noise within 1 / (1 - momentum) steps:
+    (kinetic energy - running mean) / running standard deviation is what drives alpha. A `value` that is passed all the same
+    is not looked at, not even whether it is finite.
+
+    Args:
+      clip: as for :class:`Standardized`.
+      decay: likewise.
+
+    Raises:
+      ValueError: for a number out of range.
+
+    Example:
+      >>> sampler = ctld_optax.ctld(0.01, 1e-3, key=0, coupling="kinetic")
+      >>> params = {"w": jnp.ones(3)}
+      >>> updates, state = sampler.update(params, sampler.init(params), params)  # no value
+    """
+
+    needs_value: ClassVar[bool] = False
+
+    def energy(self, value: jax.Array, kinetic_energy: jax.Array) -> jax.Array:
+        del value
+        return kinetic_energy
+
+    def sensitivity(self, temperature: jax.Array, statistics: EnergyStatistics) -> jax.Array:
+        del temperature
+        return jnp.zeros_like(statistics.var)
+
+
+def _precision(statistics: EnergyStatistics) -> jax.Array:
+    """One over the standard deviation; large and finite as long as there is none."""
+    tiny = jnp.asarray(jnp.finfo(statistics.var.dtype).tiny, statistics.var.dtype)
+    # Not the root of a maximum: its slope at 0, in the first step, is infinite times 0.
+    return jax.lax.rsqrt(jnp.where(statistics.var > tiny, statistics.var, tiny))
 
 
 Coupling = Hamiltonian | Standardized
-CouplingName = Literal["standardized", "hamiltonian"]
-COUPLINGS: dict[str, Coupling] = {"standardized": Standardized(), "hamiltonian": Hamiltonian()}
+CouplingName = Literal["standardized", "hamiltonian", "kinetic"]
+COUPLINGS: dict[str, Coupling] = {"standardized": Standardized(), "hamiltonian": Hamiltonian(), "kinetic": Kinetic()}

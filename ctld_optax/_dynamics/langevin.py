@@ -30,12 +30,10 @@ MISSING_VALUE = """ctld needs the loss at every step: the energy drives the temp
     loss, grads = jax.value_and_grad(loss_fn)(params, batch)
     updates, opt_state = tx.update(grads, opt_state, params, value=loss)
 
-With flax.training.train_state.TrainState, whose `apply_gradients` cannot forward it, write instead of apply_gradients:
+With flax.nnx: `optimizer.update(model, grads, value=loss)`. Where the loss cannot be handed on, as with `apply_gradients` of
+flax.training.train_state.TrainState, let the kinetic energy drive the temperature, which needs no value:
 
-    updates, opt_state = state.tx.update(grads, state.opt_state, state.params, value=loss)
-    state = state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
-
-With flax.nnx: `optimizer.update(model, grads, value=loss)`."""
+    ctld_optax.ctld(learning_rate, temperature, key=0, coupling="kinetic")"""
 
 
 class CTLDState(NamedTuple):
@@ -54,7 +52,8 @@ class CTLDState(NamedTuple):
       bias: shape (2, num_bins + 1): of Metadynamics, V_b in units of k_B T_c as an unevaluated sum of two floats a node; of
         AdaptiveBiasingForce, visits and mean force.
       kinetic_energy: shape (): learning_rate |m|^2 / 2 of the last step, in units of value.
-      energy_mean: shape (): running mean of value + kinetic energy, in units of value.
+      energy_mean: shape (): running mean of the energy that is coupled to alpha, value + kinetic energy (without value in the
+        kinetic coupling), in units of value.
       energy_var: shape (): its running variance.
       skipped: shape (), int32: steps whose value or gradient was not finite.
       gradient_noise: what an estimator of the minibatch noise remembers; empty without one.
@@ -123,7 +122,7 @@ class Langevin:
 
     @property
     def needs_value(self) -> bool:
-        return self.alpha.tempering is not None
+        return self.alpha.tempering is not None and self.alpha.coupling.needs_value
 
     def init(self, params: optax.Params) -> CTLDState:
         check_params(params)
@@ -184,7 +183,7 @@ class Langevin:
     def thermalize(self, state: CTLDState, value: Any, grads: optax.Updates) -> CTLDState:
         """Adds the noise to `state.momentum`, which has taken in `grads`; then the energy moves alpha."""
         learning_rate, temperature = self.hyperparameters(state.count, state.alpha.dtype)
-        value = _scalar(value, state.alpha.dtype)
+        value = _scalar(value if self.alpha.coupling.needs_value else None, state.alpha.dtype)
         key, theta_key, alpha_key = jax.random.split(state.key, 3)
 
         words = sources.words_of(theta_key)
@@ -194,7 +193,7 @@ class Langevin:
         kinetic_energy = integrators.kinetic_energy(learning_rate, squares)
         alpha = self.alpha.step(
             _alpha_of(state),
-            value + kinetic_energy,
+            self.alpha.coupling.energy(value, kinetic_energy),
             temperature,
             alpha_key,
             num_seen=state.count - state.skipped,

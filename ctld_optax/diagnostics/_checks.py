@@ -190,15 +190,17 @@ def energy(run: Run) -> Finding | str | None:
     """Is the energy that drives alpha what its running mean and deviation say?"""
     if run.kernel.alpha.tempering is None:
         return None
-    if run.value is None:
+    coupling = run.kernel.alpha.coupling
+    if run.value is None and coupling.needs_value:
         return "the energy: it needs value."
+    coupled = run.rows.kinetic_energy + (run.value if coupling.needs_value and run.value is not None else 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        score = (run.value + run.rows.kinetic_energy - run.rows.energy_mean) / np.sqrt(run.rows.energy_var)
+        score = (coupled - run.rows.energy_mean) / np.sqrt(run.rows.energy_var)
     score = np.where(np.isfinite(score), score, 0.0)[:, run.settled]
     if score.size < FEW:
         return f"the energy: {score.size} rows are too few."
-    if isinstance(run.kernel.alpha.coupling, Standardized):
-        clip = run.kernel.alpha.coupling.clip
+    if isinstance(coupling, Standardized):
+        clip = coupling.clip
         clipped = np.abs(score) >= clip
         share = float(clipped.mean())
         run.figures["share of energies clipped"] = share

@@ -18,9 +18,9 @@ IMAGES = jax.random.normal(jax.random.key(10), (16, 8, 8, 1))
 LABELS = jax.random.randint(jax.random.key(11), (16,), 0, 3)
 
 
-def transformation():
+def transformation(coupling="standardized"):
     # A clock fast enough for alpha to leave the window in which the loss does not act on it.
-    sampler = ctld_optax.ctld(0.05, 1e-3, key=5, alpha_step_size=0.5)
+    sampler = ctld_optax.ctld(0.05, 1e-3, key=5, alpha_step_size=0.5, coupling=coupling)
     return ctld_optax.phase_switch(sampler, optax.sgd(0.05, momentum=0.9), STEPS // 2)
 
 
@@ -181,8 +181,34 @@ def test_the_network_trains_and_alpha_moves(reference):
 def test_a_forgotten_loss_is_explained():
     # The bare TrainState, the mistake everyone makes first.
     state = train_state.TrainState.create(apply_fn=None, params=weights(), tx=transformation())
-    with pytest.raises(TypeError, match=r"With flax\.training\.train_state\.TrainState"):
+    with pytest.raises(TypeError, match=r'flax\.training\.train_state\.TrainState(.|\n)*coupling="kinetic"'):
         state.apply_gradients(grads=weights())
+
+
+def test_without_the_loss_flax_s_own_loop_stands_as_it_is():
+    tx = transformation(coupling="kinetic")
+    state = train_state.TrainState.create(apply_fn=Linen().apply, params=weights(), tx=tx)
+    opt_state, params = tx.init(weights()), weights()
+
+    @jax.jit
+    def train_step(state):
+        loss, grads = jax.value_and_grad(lambda p: cross_entropy(state.apply_fn({"params": p}, IMAGES)))(state.params)
+        return state.apply_gradients(grads=grads), loss, grads
+
+    losses, alphas = [], []
+    for _ in range(STEPS):
+        state, loss, grads = train_step(state)
+        # A loss that is passed all the same is not looked at.
+        updates, opt_state = jax.jit(tx.update)(grads, opt_state, params, value=jnp.float32(jnp.nan))
+        params = optax.apply_updates(params, updates)
+        losses.append(loss)
+        alphas.append(float(state.opt_state.sampler.alpha))
+    assert losses[-1] < 0.7 * losses[0]
+    assert np.max(np.abs(alphas)) > 0.4
+    assert bool(state.opt_state.switched)
+    assert int(opt_state.sampler.skipped) == 0
+    for leaf, expected in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(leaf, expected, rtol=0.0, atol=1e-5)
 
 
 @versions.NNX
