@@ -105,8 +105,8 @@ def ctld(target: Target, knobs: jax.Array, key: jax.Array, steps: int, *, recomm
     options: dict[str, Any]
     second: Any = knobs[1]  # traced
     if recommended:  # knobs: learning rate, strength
-        tempering = ctld_optax.PolynomialTempering(strength=second)
-        options = {"coupling": "hamiltonian", "bias": ctld_optax.AdaptiveBiasingForce(), "alpha_step_size": 0.05}
+        tempering = ctld_optax.GeometricTempering(strength=second)
+        options = {"coupling": "potential", "bias": ctld_optax.AdaptiveBiasingForce(), "alpha_step_size": 0.05}
     else:  # knobs: learning rate, alpha_step_size
         tempering = ctld_optax.PolynomialTempering()
         options = {"alpha_step_size": second}

@@ -12,6 +12,7 @@ from ctld_optax._ctld import ctld as ctld
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce as AdaptiveBiasingForce
 from ctld_optax._dynamics.coupling import Hamiltonian as Hamiltonian
 from ctld_optax._dynamics.coupling import Kinetic as Kinetic
+from ctld_optax._dynamics.coupling import Potential as Potential
 from ctld_optax._dynamics.coupling import Standardized as Standardized
 from ctld_optax._dynamics.langevin import CTLDState as CTLDState
 from ctld_optax._dynamics.langevin import LangevinTransformation as LangevinTransformation
@@ -20,6 +21,7 @@ from ctld_optax._dynamics.minibatch import KnownNoise as KnownNoise
 from ctld_optax._dynamics.minibatch import RunningNoise as RunningNoise
 from ctld_optax._dynamics.preconditioner import FixedMetric as FixedMetric
 from ctld_optax._dynamics.preconditioner import metric_from_hessian as metric_from_hessian
+from ctld_optax._dynamics.tempering import GeometricTempering as GeometricTempering
 from ctld_optax._dynamics.tempering import PolynomialTempering as PolynomialTempering
 from ctld_optax._handover import hand_over_momentum as hand_over_momentum
 from ctld_optax._phase_switch import PhaseSwitchState as PhaseSwitchState

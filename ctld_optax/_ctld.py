@@ -66,7 +66,7 @@ def ctld(
     :math:`U = \text{value}/T`. Where :math:`\ell` changes, :math:`m_{t-1}` is scaled by
     :math:`\sqrt{\ell_{t-1}/\ell_t}`, so that r stays (not at T = 0).
 
-    Stationary density, with `coupling="hamiltonian"` and a bias that stands still:
+    Stationary density, with `coupling="hamiltonian"`, the paper's, and a bias that stands still:
     :math:`\exp(-g(\alpha) (U + r \cdot r/2) - V_b(\alpha) - r_\alpha^2/2)` on :math:`|\alpha| \le \delta'`, so that the steps
     with :math:`|\alpha| \le \delta` sample :math:`\exp(-\text{value}/T)`, up to an error of second order in the step.
     For posteriors take :func:`ctld_optax.posterior_sampler`, which is this with the settings that sample exactly.
@@ -93,8 +93,9 @@ def ctld(
       bias: what makes alpha's distribution flat. :class:`~ctld_optax.Metadynamics` (default) or, for posteriors,
         :class:`~ctld_optax.AdaptiveBiasingForce`. None leaves alpha unbiased.
       coupling: "standardized" (default) for exploring large networks, "kinetic", the same where a trainer cannot hand on
-        `value`, "hamiltonian" (the paper's H) for exact sampling in up to some hundreds of dimensions; or a
-        :class:`~ctld_optax.Standardized`, :class:`~ctld_optax.Kinetic` or :class:`~ctld_optax.Hamiltonian`.
+        `value`, "potential" for exact sampling in up to some hundreds of dimensions, "hamiltonian" the same by the paper's H;
+        or a :class:`~ctld_optax.Standardized`, :class:`~ctld_optax.Kinetic`, :class:`~ctld_optax.Potential` or
+        :class:`~ctld_optax.Hamiltonian`.
       confinement: "reflect" (walls at +-delta_prime) or "force" (Eq. 11, with the force
         C = delta_prime (1 - alpha_momentum) / alpha_step_size^2, which carries alpha back by delta_prime).
       noise: "three_point" (default: moments Gaussian up to the fifth, of the same order in the step as BAOAB), "irwin_hall" (up
@@ -124,9 +125,9 @@ def ctld(
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)` needs
       the loss whose gradient is passed, a scalar (a minibatch mean will do); with `coupling="kinetic"` it needs none, and does
       not look at it. A step in which `value` or a gradient entry is not finite leaves alpha, r_alpha, the bias and the energy
-      statistics as they were and is counted in `skipped`; momentum entries that are not finite are set to zero. Updates have the dtype of the gradients. For parameters narrower
-      than float32 they are rounded at random such that params + update is right on average, if `params` are passed and
-      nothing after this changes the update.
+      statistics as they were and is counted in `skipped`; momentum entries that are not finite are set to zero. Updates have
+      the dtype of the gradients. For parameters narrower than float32 they are rounded at random such that params + update is
+      right on average, if `params` are passed and nothing after this changes the update.
 
     Raises:
       TypeError: if `value` is missing or not real, or a parameter is not of a real floating-point dtype.

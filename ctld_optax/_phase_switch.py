@@ -92,7 +92,7 @@ def phase_switch(
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`PhaseSwitchState`. Extra arguments go to both. Where the
       sampler or the optimizer needs `value` it is needed at every step, since one compiled program holds both phases. After
-      the switch a non-finite gradient meets the optimizer unguarded, as it would without us (`optax.apply_if_finite` guards it).
+      the switch a non-finite gradient meets the optimizer unguarded, as it would without us: `optax.apply_if_finite` guards it.
 
     Raises:
       TypeError, ValueError: if the arguments are in another order or of another kind, `sampling_steps` is < 0, `handover` does
@@ -213,7 +213,8 @@ def _with_shared_momentum(
         # From a trace of zeros the optimizer's own heavy-ball step changes nothing: what is left is what follows it.
         at_rest = trace._replace(trace=optax.tree.zeros_like(momentum))
         optimized, (_, *new_rest) = optimizer.update(momentum, (at_rest, *rest), params, **extra_args)
-        displace = functools.partial(kernel.displacement, state.sampler.count, momentum, updates)
+        drift = kernel.drift(state.sampler.beta, sampler_state.beta)
+        displace = functools.partial(kernel.displacement, state.sampler.count, momentum, updates, drift=drift)
         sampled = displace(None)
         if params is not None and any_narrow(params):
             # In a branch, so that SGD does not pay for the random bits.

@@ -14,7 +14,7 @@ from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.langevin import LangevinTransformation
 from ctld_optax._dynamics.metadynamics import Metadynamics
 from ctld_optax._dynamics.preconditioner import FixedMetric
-from ctld_optax._dynamics.tempering import PolynomialTempering
+from ctld_optax._dynamics.tempering import GeometricTempering, PolynomialTempering
 from ctld_optax._validate import check_range
 
 A_NUMBER = "algorithm1 needs learning_rate and temperature as numbers, not as schedules: they set alpha's clock. Use ctld."
@@ -27,7 +27,7 @@ def posterior_sampler(
     momentum: ArrayLike = 0.9,
     *,
     key: int | jax.Array,
-    tempering: PolynomialTempering | None = PolynomialTempering(),
+    tempering: PolynomialTempering | None = GeometricTempering(),
     bias: Bias | None = AdaptiveBiasingForce(),
     alpha_step_size: ArrayLike = 0.05,
     alpha_momentum: ArrayLike = 0.9,
@@ -40,7 +40,8 @@ def posterior_sampler(
 ) -> LangevinTransformation:
     r"""The settings of :func:`ctld_optax.ctld` that sample exactly, when samples are wanted rather than an optimum.
 
-    The hamiltonian coupling, whose stationary density is known, and a bias that settles as 1/t. The steps with
+    The coupling "potential", whose stationary density is known, temperatures that are spaced geometrically, and a bias that
+    settles as 1/t. The steps with
     :math:`|\alpha| \le \delta` sample :math:`\exp(-\text{value}/T)`; :mod:`ctld_optax.posterior` picks, weights and stores
     them.
 
@@ -51,8 +52,8 @@ def posterior_sampler(
       limit, where half of it is faster; with barriers the error grows with the learning rate, and half of that shows it.
     - `tempering`'s strength such that at the hottest, T/(1 - strength), the barriers are one or two temperatures high. None
       where there is one mode: all steps then count.
-    - A larger `alpha_step_size` makes more round trips, up to 0.1 in a few dimensions; it must fall with their number, as
-      0.2/sqrt(d).
+    - A larger `alpha_step_size` makes more round trips, up to 0.1 in a few dimensions; it must fall with their number and with
+      the range of temperatures, as 0.4/(sqrt(d) log(1/(1 - strength))).
 
     Args:
       learning_rate: as in :func:`ctld_optax.ctld`.
@@ -87,7 +88,7 @@ def posterior_sampler(
         key=key,
         tempering=tempering,
         bias=bias,
-        coupling="hamiltonian",
+        coupling="potential",
         noise=noise,
         alpha_step_size=alpha_step_size,
         alpha_momentum=alpha_momentum,

@@ -91,7 +91,7 @@ def sample(
       momentum: mu in [0, 1).
       tempering: how hot; None: not at all.
       bias: of alpha.
-      alpha_step_size: of alpha; None: 0.2 / sqrt(d), but at most 0.1.
+      alpha_step_size: of alpha; None: 0.4 / (sqrt(d) log(1 / (1 - strength))), but at most 0.1.
       progress: whether to show a bar (needs `rich`).
 
     Returns:
@@ -124,7 +124,8 @@ def sample(
     _check_energy(target, flat[0])
 
     size = flat.shape[1]
-    alpha_step_size = min(0.1, 0.2 / math.sqrt(size)) if alpha_step_size is None else alpha_step_size
+    if alpha_step_size is None:
+        alpha_step_size = 0.1 if tempering is None else _unhurried(tempering.strength, size)
     cold = Sampler(momentum, None, None, alpha_step_size)
     num_windows = math.ceil(num_warmup / WINDOW)
     num_heated = BIAS_WARMUP * num_windows if tempering is not None else 0
@@ -185,6 +186,12 @@ def sample(
     if tempering is not None and isinstance(bias, AdaptiveBiasingForce):
         data.sample_stats.attrs["bias_missing"] = float(jnp.max(bias.missing(chains.state.bias)))
     return data
+
+
+def _unhurried(strength: float, size: int) -> float:
+    """A step of alpha in which the spread sqrt(d / 2) of the energy times the change of log g is small."""
+    e_folds = -math.log1p(-strength)
+    return min(0.1, 0.4 / (math.sqrt(size) * e_folds)) if e_folds > 0.0 else 0.1
 
 
 class Sampler(NamedTuple):

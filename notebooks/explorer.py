@@ -159,12 +159,13 @@ plt.show()
 # ## The bias fills
 #
 # For a posterior of few parameters the bias has a goal, minus the free energy of alpha. For a Gaussian in $d$ dimensions that
-# is $-d \log g(\alpha)$, here dashed. The hills are dropped where alpha stands, the dot; pale, what was there before.
+# is $-\tfrac d2 \log g(\alpha)$, here dashed. The hills are dropped where alpha stands, the dot; pale, what was there before.
 
 # %%
-dimensions, moments, apart = 4, 60, 400
+dimensions, moments, apart = 8, 60, 400
 bias = Metadynamics(bias_factor=20.0)
-sampler = ctld_optax.posterior_sampler(0.05, key=1, bias=bias)
+tempering = PolynomialTempering()
+sampler = ctld_optax.posterior_sampler(0.05, key=1, bias=bias, tempering=tempering)
 
 
 def step(carry, _):
@@ -187,7 +188,7 @@ _, states = jax.jit(lambda c: jax.lax.scan(moment, c, length=moments))(
 figure, ax = plt.subplots(figsize=(7.2, 4.2), dpi=80, layout="constrained")
 film = plotting.bias_filling(states, bias, ax=ax)
 grid = jnp.linspace(-1.5, 1.5, 301)
-goal = -dimensions * np.log(PolynomialTempering().beta(grid)) * (1.0 - 1.0 / 20.0)
+goal = -dimensions / 2 * np.log(tempering.beta(grid)) * (1.0 - 1.0 / 20.0)
 level = float(bias.potential(states.bias[-1], jnp.float32(0.0), 1.5))
 ax.plot(
     grid,
@@ -208,7 +209,7 @@ HTML(f'<img alt="The bias as it fills, an animation" src="data:image/gif;base64,
 
 # %%
 other = AdaptiveBiasingForce()
-sampler = ctld_optax.posterior_sampler(0.05, key=1, bias=other)
+sampler = ctld_optax.posterior_sampler(0.05, key=1, bias=other, tempering=tempering)
 _, forced = jax.jit(lambda c: jax.lax.scan(moment, c, length=moments))(
     (start, sampler.init(start))
 )
@@ -221,9 +222,7 @@ for name, kind, last, color in (
     for number in range(moments):
         state = jax.tree.map(lambda row, number=number: row[number], last)
         nodes, potential = diagnostics.bias_potential(state, kind)
-        truth = -dimensions * np.log(
-            np.asarray(PolynomialTempering().beta(jnp.asarray(nodes)))
-        )
+        truth = -dimensions / 2 * np.log(np.asarray(tempering.beta(jnp.asarray(nodes))))
         errors.append(np.std(potential - truth))
     ax.plot(apart * np.arange(1, moments + 1), errors, color=color, label=name)
 ax.set(

@@ -210,7 +210,7 @@ print(diagnostics.report(trajectory, sampler, value=values, num_params=2, state=
 # of above.
 
 # %%
-tempering = ctld_optax.PolynomialTempering()
+tempering = ctld_optax.GeometricTempering()
 data = posterior.sample(
     energy, start, key=0, num_chains=chains, num_samples=steps // 5, tempering=tempering
 )

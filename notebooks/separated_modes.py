@@ -87,7 +87,7 @@ print(f"The sound came from above with probability {truth:.3f}")
 
 # %%
 CHAINS, SAMPLES = 8, 20_000
-settings = {"constant temperature": None, "tempered": ctld_optax.PolynomialTempering()}
+settings = {"constant temperature": None, "tempered": ctld_optax.GeometricTempering()}
 runs = {
     name: posterior.sample(
         misfit,

@@ -221,9 +221,9 @@ plt.show()
 # %% [markdown]
 # ## The bias fills
 #
-# For a posterior of few parameters the full energy is right, and exact. Then the bias has something to converge to: minus the
-# free energy $F(\alpha) = -\log p(\alpha)$ of an unbiased run. For a Gaussian in $d$ dimensions we know it, $F = d \log
-# g(\alpha)$, half from the positions and half from the momenta.
+# For a posterior of few parameters the loss itself is right, in units of the temperature, and exact. Then the bias has
+# something to converge to: minus the free energy $F(\alpha) = -\log p(\alpha)$ of an unbiased run. For a Gaussian in $d$
+# dimensions we know it, $F = \tfrac d2 \log g(\alpha)$.
 #
 # Three biases at eight moments, dark to light. Well-tempered hills converge to $(1 - 1/\gamma)$ of it, which leaves $\alpha$
 # too often at the hot ends. Plain hills, the paper's (here a fifth as high as the others), make $\alpha$ uniform but never
@@ -231,7 +231,7 @@ plt.show()
 # away.
 
 # %%
-dimensions, moments = 4, (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000)
+dimensions, moments = 8, (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000)
 biases = {
     r"well-tempered hills, $\gamma = 5$": (Metadynamics(), 0.8),
     "plain hills, height 0.02": (Metadynamics(height=0.02, bias_factor=None), 1.0),
@@ -240,7 +240,9 @@ biases = {
 
 
 def fill(bias):
-    posterior = ctld_optax.posterior_sampler(0.05, key=1, bias=bias)
+    posterior = ctld_optax.posterior_sampler(
+        0.05, key=1, bias=bias, tempering=PolynomialTempering()
+    )
 
     def step(carry, _):
         theta, state = carry
@@ -263,7 +265,7 @@ def fill(bias):
 figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained", sharex=True)
 colors = plt.get_cmap("cividis")(np.linspace(0.0, 0.95, len(moments)))
 grid = jnp.linspace(-1.5, 1.5, 301)
-free_energy = dimensions * np.log(PolynomialTempering().beta(grid))
+free_energy = dimensions / 2 * np.log(PolynomialTempering().beta(grid))
 for (upper, lower), (name, (bias, share)) in zip(axes.T, biases.items(), strict=True):
     state, alpha, grids = jax.jit(functools.partial(fill, bias))()
     for moment, color in zip(moments, colors, strict=True):

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctld_optax._dynamics.coupling import COUPLINGS, EnergyStatistics, Hamiltonian, Kinetic, Standardized, update_statistics
+from ctld_optax._dynamics.coupling import (
+    COUPLINGS,
+    EnergyStatistics,
+    Hamiltonian,
+    Kinetic,
+    Potential,
+    Standardized,
+    update_statistics,
+)
 
 
 def start(dtype=jnp.float32):
@@ -103,7 +111,14 @@ def test_first_score_and_that_of_a_constant_energy_are_zero():
 
 def test_hamiltonian_is_the_energy_in_units_of_the_temperature():
     assert Hamiltonian()(jnp.float32(6.0), jnp.float32(1.5), start()) == 4.0
-    assert set(COUPLINGS) == {"hamiltonian", "standardized", "kinetic"}
+    assert set(COUPLINGS) == {"hamiltonian", "potential", "standardized", "kinetic"}
+
+
+def test_potential_is_the_hamiltonian_without_the_kinetic_energy():
+    value, kinetic, one = jnp.float32(3.0), jnp.float32(5.0), jnp.float32(1.5)
+    assert Potential().energy(value, kinetic) == value
+    assert Potential()(value, one, start()) == Hamiltonian()(value, one, start())
+    assert [name for name, coupling in COUPLINGS.items() if not coupling.heats_momenta] == ["potential"]
 
 
 def test_kinetic_is_standardized_without_the_value():

@@ -96,8 +96,20 @@ def test_weights_are_probabilities_and_need_the_bias():
         posterior.log_weights(value, 0.7, 3, bias=bias)
 
 
-def test_weight_of_a_step_is_one_in_an_unbiased_window():
+@pytest.mark.parametrize(("coupling", "energy"), [("potential", 1.0), ("hamiltonian", 1.5)])
+@pytest.mark.parametrize("tempering", [ctld_optax.PolynomialTempering(), ctld_optax.GeometricTempering()])
+def test_weight_of_a_step_is_one_in_an_unbiased_window(coupling, energy, tempering):
     alpha = jnp.asarray([0.0, 0.3, 1.1])
-    log = posterior.log_weights_of_step(jnp.ones(3), 0.5 * jnp.ones(3), alpha, 0.3)
-    beta = ctld_optax.PolynomialTempering().beta(alpha)
-    np.testing.assert_allclose(log, (beta - 1.0) * 5.0, rtol=1e-6)
+    log = posterior.log_weights_of_step(jnp.ones(3), 0.5 * jnp.ones(3), alpha, 0.3, coupling=coupling, tempering=tempering)
+    np.testing.assert_allclose(log, (tempering.beta(alpha) - 1.0) * energy / 0.3, rtol=1e-6)
+
+
+def test_weights_belong_to_the_preset():
+    """Their defaults are its settings: an energy of 0 leaves alpha's free walk, of which the window has delta / delta_prime."""
+    kernel = ctld_optax.posterior_sampler(0.1, key=0).kernel
+    log = posterior.log_weights(jnp.zeros(()), 1.0, 3)
+    tempering = kernel.alpha.tempering
+    np.testing.assert_allclose(log, jnp.log(tempering.delta / tempering.delta_prime), rtol=1e-2)
+    same = posterior.log_weights(jnp.ones(()), 1.0, 3, tempering=tempering, coupling="potential")
+    assert posterior.log_weights(jnp.ones(()), 1.0, 3) == same
+    assert posterior.log_weights(jnp.zeros(()), 1.0, 3, coupling="hamiltonian") < log - 0.5  # the momenta's part

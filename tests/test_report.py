@@ -307,7 +307,7 @@ def test_a_leaf_without_gradient_is_named():
 def test_a_temperature_of_zero_is_not_called_a_value_that_is_not_finite():
     report = report_on(exact(0.05, 0.0), gaussian, jnp.ones(3), 500)
     assert [finding.name for finding in report.findings] == ["steps_skipped"]
-    assert "the temperature is 0, and the hamiltonian coupling divides by it" in report.findings[0].says
+    assert "the temperature is 0, and an exact coupling divides by it" in report.findings[0].says
     assert 'coupling="standardized"' in report.findings[0].advice
     assert report_on(exact(0.05, 0.0, tempering=None), gaussian, jnp.ones(3), 500).healthy
 

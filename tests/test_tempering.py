@@ -7,13 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ctld_optax import PolynomialTempering
+from ctld_optax import GeometricTempering, PolynomialTempering
 from ctld_optax._dynamics.walls import ForceWall, ReflectingWall
 
 SHAPES = [
     PolynomialTempering(),
     PolynomialTempering(delta=0.0, delta_prime=0.7, strength=0.3),
     PolynomialTempering(1.0, 4.0, 0.99),
+    GeometricTempering(),
+    GeometricTempering(1.0, 4.0, 0.99),
+    GeometricTempering(strength=0.0),
 ]
 
 
@@ -28,29 +31,30 @@ def test_scale_is_one_in_the_window_and_least_at_the_walls(tempering):
 
 @pytest.mark.parametrize("tempering", SHAPES)
 @pytest.mark.usefixtures("x64")
-def test_scale_is_the_cubic_of_the_paper(tempering):
+def test_scale_is_the_cubic_of_the_paper_or_its_logarithm_is(tempering):
     alpha = np.linspace(-1.3, 1.3, 1001) * tempering.delta_prime
     z = (np.abs(alpha) - tempering.delta) / (tempering.delta_prime - tempering.delta)
-    expected = np.where(
-        z <= 0, 1.0, np.where(z >= 1, 1.0 - tempering.strength, 1.0 - tempering.strength * (3 * z**2 - 2 * z**3))
-    )
+    share = np.where(z <= 0, 0.0, np.where(z >= 1, 1.0, 3 * z**2 - 2 * z**3))
+    is_geometric = isinstance(tempering, GeometricTempering)
+    expected = (1.0 - tempering.strength) ** share if is_geometric else 1.0 - tempering.strength * share
     np.testing.assert_allclose(tempering.beta(jnp.asarray(alpha)), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("tempering", SHAPES)
 @pytest.mark.usefixtures("x64")
 def test_gradient_is_the_derivative(tempering):
-    # Central differences of a piecewise cubic are off by h^2 g'''/6 < 1e-8; at the joints, where g'' jumps, by h g''.
+    # Central differences are off by h^2 g'''/6 < 1e-8, of a piecewise cubic or its exponential; at the joints, where g'' jumps,
+    # by h g''.
     h, alpha = 1e-5, jnp.linspace(-1.3, 1.3, 1000) * tempering.delta_prime
     numerical = (tempering.beta(alpha + h) - tempering.beta(alpha - h)) / (2 * h)
     joint = np.min(np.abs(np.abs(alpha)[:, None] - np.array([tempering.delta, tempering.delta_prime])), axis=1) < 2 * h
     assert np.sum(joint) < 10
     np.testing.assert_allclose(tempering.beta_gradient(alpha)[~joint], numerical[~joint], atol=1e-8)
-    assert np.max(np.abs(numerical)) > 0.1
+    assert np.max(np.abs(numerical)) > (0.1 if tempering.strength > 0.0 else -1.0)
 
 
-def test_gradient_is_odd_continuous_and_vanishes_outside_the_slope():
-    tempering = PolynomialTempering()
+@pytest.mark.parametrize("tempering", [PolynomialTempering(), GeometricTempering()])
+def test_gradient_is_odd_continuous_and_vanishes_outside_the_slope(tempering):
     assert tempering.beta_gradient(jnp.asarray(1.0)) < 0.0 < tempering.beta_gradient(jnp.asarray(-1.0))
     np.testing.assert_array_equal(tempering.beta_gradient(jnp.asarray([-2.0, -1.5, -0.4, 0.0, 0.2, 0.4, 1.5, 7.0])), 0.0)
     assert abs(tempering.beta_gradient(jnp.asarray(0.401))) < 0.01

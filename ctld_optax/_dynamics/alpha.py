@@ -33,7 +33,7 @@ class AlphaState(NamedTuple):
     Attributes:
       alpha: shape (), the tempering variable.
       r_alpha: shape (), its momentum.
-      beta: shape (), g(alpha).
+      beta: shape (), g(alpha), by which the next step of the parameters goes.
       bias: shape (2, nodes), the bias's own state.
       statistics: running mean and variance of the energy.
       rest: shape (), the share of this step's noise that the next will take in.
@@ -128,4 +128,6 @@ class AlphaHalf:
         if self.integrator.later:
             r_alpha = r_alpha + turned * state.rest
         rest = self.integrator.later * variate
-        return AlphaState(alpha, r_alpha, self.tempering.beta(alpha), bias, statistics, rest)
+        # Where momenta are not heated the parameters' drift and noise go by the temperature of where alpha goes next.
+        next_alpha = alpha if self.coupling.heats_momenta else self.walls.advance(alpha, r_alpha, self.step_size)[0]
+        return AlphaState(alpha, r_alpha, self.tempering.beta(next_alpha), bias, statistics, rest)

@@ -76,6 +76,14 @@ class Integrator:
         white = 2.0 / ((1.0 + decay) * (1.0 - stiffness / (2.0 * (1.0 + decay))))
         return white if self.later == 0.0 else 1.0 - brought + brought * white
 
+    def drift(self, beta: Any, next_beta: Any, decay: Any) -> Any:
+        """The drift of a step in which beta changes, in units of l m, for momenta that keep r sqrt(beta).
+
+        Of A O A the first half drifts by p, the second by what O leaves of it, mu p, times sqrt(beta / next_beta). Euler's
+        order drifts once, before beta changes.
+        """
+        return 1.0 if self.later == 0.0 else (1.0 + decay * jnp.sqrt(beta / next_beta)) / (1.0 + decay)
+
     def momenta_exponent(self, decay: Any) -> Any:
         """The power of 1/g that one momentum contributes to alpha's density: <K> g / T, as the discrete momenta have it."""
         return 0.5 * self.kinetic_temperature(decay)
@@ -123,3 +131,13 @@ def thermal_factor(last_rate: jax.Array, learning_rate: jax.Array, temperature: 
     known = (last_rate > 0.0) & (learning_rate > 0.0)
     ratio = jnp.where(known, last_rate, 1.0) / jnp.where(known, learning_rate, 1.0)
     return jnp.where(known & (temperature > 0.0), jnp.sqrt(ratio), 1.0)
+
+
+def ratio_of_noise(last_variance: jax.Array, variance: jax.Array, otherwise: jax.Array) -> jax.Array:
+    """What keeps the momentum as thermal as the noise is, sigma / sigma_last; `otherwise` in a step without noise.
+
+    So r sqrt(beta) stays, whatever has changed of l, T and beta.
+    """
+    known = (last_variance > 0.0) & (variance > 0.0)
+    ratio = jnp.where(known, variance, 1.0) / jnp.where(known, last_variance, 1.0)
+    return jnp.where(known, jnp.sqrt(ratio), otherwise)

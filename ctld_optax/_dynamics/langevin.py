@@ -165,16 +165,25 @@ class Langevin:
         momentum = self.accelerate(state.coordinates.inward(grads), state.momentum, self.kept(state))
         new_state = self.thermalize(state._replace(momentum=momentum), value, grads)
         velocity = state.coordinates.outward(new_state.momentum)
-        return self.displacement(state.count, velocity, grads, params, state.key), new_state
+        drift = self.drift(state.beta, new_state.beta)
+        return self.displacement(state.count, velocity, grads, params, state.key, drift), new_state
 
     def kept(self, state: CTLDState) -> jax.Array:
         """The share of the last momentum that a step keeps: mu, times what a change of the learning rate asks for."""
         return self.decay * self.thermal_factor(state)
 
     def thermal_factor(self, state: CTLDState) -> jax.Array:
-        """What keeps the last momentum thermal at this step's learning rate."""
+        """What keeps the last momentum thermal at this step's learning rate and, if need be, at alpha's temperature."""
         learning_rate, temperature = self.hyperparameters(state.count, state.alpha.dtype)
-        return integrators.thermal_factor(state.learning_rate, learning_rate, temperature)
+        factor = integrators.thermal_factor(state.learning_rate, learning_rate, temperature)
+        if self.alpha.coupling.heats_momenta:
+            return factor
+        variance = integrators.noise_variance(learning_rate, temperature, state.beta, self.decay)
+        return integrators.ratio_of_noise(state.noise_variance, variance, otherwise=factor)
+
+    def drift(self, beta: jax.Array, next_beta: jax.Array) -> Any:
+        """By how much a step is longer than learning_rate * m, since alpha moves in the middle of it."""
+        return 1.0 if self.alpha.coupling.heats_momenta else self.integrator.drift(beta, next_beta, self.decay)
 
     def accelerate(self, grads: optax.Updates, momentum: optax.Updates, kept: Any) -> optax.Updates:
         """The gradient's kick."""
@@ -221,12 +230,14 @@ class Langevin:
         like: optax.Updates,
         params: optax.Params | None = None,
         key: jax.Array | None = None,
+        drift: Any = 1.0,
     ) -> optax.Updates:
-        """The update -learning_rate * m, in the dtype of the gradients; its rounding to narrow `params`, if given, is unbiased.
+        """The update -learning_rate * m * drift, in the dtype of the gradients.
 
-        `key`, needed then, is only read, and may be one that a state holds.
+        Its rounding to narrow `params`, if given, is unbiased. `key`, needed then, is only read, and may be one that a state
+        holds.
         """
-        step = -1 * jnp.asarray(self.learning_rate(count))
+        step = -1 * jnp.asarray(self.learning_rate(count)) * drift
         updates = jax.tree.map(lambda m: step.astype(m.dtype) * m, momentum)
         return rounding.cast_updates(updates, like, params, key, self.param_specs)
 

@@ -1,5 +1,7 @@
 """What a report asks about numbers, momenta, loss and energy."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -20,7 +22,7 @@ def numbers(run: Run) -> Finding | None:
     if run.is_known and run.is_exact and run.kernel.alpha.tempering is not None and np.any(run.temperature <= 0.0):
         return Finding(
             "steps_skipped",
-            f"in {skipped:,.0f} steps ({share:.2%}) alpha stood still: the temperature is 0, and the hamiltonian coupling "
+            f"in {skipped:,.0f} steps ({share:.2%}) alpha stood still: the temperature is 0, and an exact coupling "
             "divides by it. The value and the gradient may well be finite.",
             'a temperature above 0; or coupling="standardized", or tempering=None, for a run that ends at 0.',
             {"skipped": skipped, "share": share},
@@ -193,7 +195,8 @@ def energy(run: Run) -> Finding | str | None:
     coupling = run.kernel.alpha.coupling
     if run.value is None and coupling.needs_value:
         return "the energy: it needs value."
-    coupled = run.rows.kinetic_energy + (run.value if coupling.needs_value and run.value is not None else 0.0)
+    value: Any = 0.0 if run.value is None else run.value
+    coupled = coupling.energy(value, run.rows.kinetic_energy)
     with np.errstate(divide="ignore", invalid="ignore"):
         score = (coupled - run.rows.energy_mean) / np.sqrt(run.rows.energy_var)
     score = np.where(np.isfinite(score), score, 0.0)[:, run.settled]

@@ -106,10 +106,10 @@ def report(
     loss_not_falling         the loss does not fall below its start, and the noise is not to blame
     energy_outliers          more than 1 % of the energies are more than 5 deviations from the mean (the coupling clips)
     energy_drifting          the energy moves away from its running mean faster than that follows
-    bias_filling             hamiltonian coupling: the bias still moves, so that the window does not yet sample exp(-value/T)
+    bias_filling             exact coupling: the bias still moves, so that the window does not yet sample exp(-value/T)
     diverged_after_switch    after the hand-over the loss is higher than it ever was while sampling, or not finite
     replicas_share_noise     two replicas have one key, and so the same noise
-    replicas_disagree        hamiltonian coupling: the replicas' losses differ by more than their scatter
+    replicas_disagree        exact coupling: the replicas' losses differ by more than their scatter
     leaves_without_gradient  a parameter array's gradient is 0 throughout: it diffuses
     draws_not_finite         samples: a chain has draws that are not finite
     chain_stuck              samples: a chain repeats its draws, or fills less than a twentieth of what the others do

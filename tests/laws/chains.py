@@ -130,5 +130,5 @@ def sampler(learning_rate=0.01, temperature=0.37, momentum=0.83, **changes):
     build = ctld_optax.posterior_sampler
     if changes.keys() - inspect.signature(build).parameters.keys():
         build = ctld_optax.ctld
-        changes = {"coupling": "hamiltonian", "bias": ctld_optax.AdaptiveBiasingForce(), "alpha_step_size": 0.05} | changes
+        changes = {"coupling": "potential", "bias": ctld_optax.AdaptiveBiasingForce(), "alpha_step_size": 0.05} | changes
     return build(learning_rate, temperature, momentum, **({"key": 0} | changes))

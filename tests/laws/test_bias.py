@@ -48,7 +48,7 @@ def in_bins(alpha):
 
 def langevin(**changes):
     settings = {"learning_rate": 0.2, "temperature": TEMPERATURE, "momentum": MOMENTUM, "initial_momentum": "stationary"}
-    return sampler(**(settings | changes))
+    return sampler(**(settings | {"coupling": "hamiltonian"} | changes))
 
 
 def potentials(bias, states, alpha):

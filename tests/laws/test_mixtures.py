@@ -53,7 +53,7 @@ def test_recommended_settings_find_the_modes_and_their_weights(name):
     """
     side, weights, least = GRIDS[name]
     loss, centres = target(side, weights)
-    bias, tempering = ctld_optax.AdaptiveBiasingForce(), ctld_optax.PolynomialTempering(strength=0.93)
+    bias, tempering = ctld_optax.AdaptiveBiasingForce(), ctld_optax.GeometricTempering(strength=0.93)
     transformation = sampler(0.02, 1.0, 0.8, tempering=tempering, bias=bias)
     draws, states = simulate(transformation, loss, jnp.asarray(centres[0]), steps=100_000, chains=64, thin=5, seed=61)
     options = {"momentum": 0.8, "bias": bias, "tempering": tempering}
