@@ -90,9 +90,10 @@ def phase_switch(
         rule above.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs` with state :class:`PhaseSwitchState`. Extra arguments go to both. Where the
-      sampler or the optimizer needs `value` it is needed at every step, since one compiled program holds both phases. After
-      the switch a non-finite gradient meets the optimizer unguarded, as it would without us: `optax.apply_if_finite` guards it.
+      An `optax.GradientTransformationExtraArgs` with state :class:`PhaseSwitchState`. Extra arguments go to both. A `value`
+      that one of the two needs is needed at every step, since one compiled program holds both phases; with
+      `ctld(..., coupling="kinetic")` and `optax.sgd` none is. After the switch a non-finite gradient meets the optimizer
+      unguarded, as it would without us (`optax.apply_if_finite` guards it).
 
     Raises:
       TypeError, ValueError: if the arguments are in another order or of another kind, `sampling_steps` is < 0, `handover` does

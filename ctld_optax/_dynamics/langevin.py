@@ -88,7 +88,7 @@ class CTLDState(NamedTuple):
     coordinates: Any
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: a key has no hash, and Equinox asks for one
 class Langevin:
     """The settings of a sampler, and its step in three parts, which `phase_switch` shares.
 

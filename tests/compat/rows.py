@@ -37,10 +37,8 @@ class Row:
         return self.factory(**{**self.kwargs, **overrides})
 
 
-def ctld_then_sgd(
-    learning_rate: Any, temperature: Any, momentum: Any, key: Any, sampling_steps: int, coupling: Any = "standardized"
-):
-    sampler = ctld_optax.ctld(learning_rate, temperature, momentum, key=key, coupling=coupling)
+def ctld_then_sgd(learning_rate: Any, temperature: Any, momentum: Any, key: Any, sampling_steps: int):
+    sampler = ctld_optax.ctld(learning_rate, temperature, momentum, key=key)
     return ctld_optax.phase_switch(sampler, optax.sgd(learning_rate, momentum=momentum), sampling_steps)
 
 
@@ -56,7 +54,6 @@ def accumulated(learning_rate: Any, temperature: Any, key: Any):
 BASE = {"learning_rate": 1e-2, "temperature": 1e-3, "key": 0}
 EXACT = {"coupling": "hamiltonian", "confinement": "force"}
 WITHOUT_LOSS = {"coupling": "kinetic"}
-TWO_PHASES = {"momentum": 0.9, "sampling_steps": 2}
 ADAM_UNDER_STRICT = Refusal(ValueError, "no available implicit dtype promotion path")
 ONE_CLOCK = Refusal(TypeError, "algorithm1 needs learning_rate and temperature as numbers, not as schedules")
 
@@ -70,8 +67,7 @@ ROWS = (
     Row("ctld, estimated gradient noise", ctld_optax.ctld, BASE | {"gradient_noise": ctld_optax.RunningNoise(0.9)}),
     Row("accumulate around ctld", accumulated, BASE),
     Row("algorithm1", ctld_optax.algorithm1, BASE | {"momentum": 0.9}, refuses={"learning-rate schedule": ONE_CLOCK}),
-    Row("phase_switch onto sgd", ctld_then_sgd, BASE | TWO_PHASES),
-    Row("phase_switch onto sgd, without the loss", ctld_then_sgd, BASE | TWO_PHASES | WITHOUT_LOSS, needs_value=False),
+    Row("phase_switch onto sgd", ctld_then_sgd, BASE | {"momentum": 0.9, "sampling_steps": 2}),
     Row(
         "phase_switch onto adam", ctld_then_adam, BASE | {"sampling_steps": 2}, refuses={"strict promotion": ADAM_UNDER_STRICT}
     ),
