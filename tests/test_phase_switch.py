@@ -682,9 +682,10 @@ def test_value_is_asked_for(optimizer, params):
         switched.update(params, switched.init(params), params)
 
 
+@pytest.mark.parametrize("settings", [{"tempering": None}, {"coupling": "kinetic"}], ids=["constant", "kinetic"])
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1, momentum=0.9), optax.adam(0.1)], ids=["shared momentum", "two states"])
-def test_constant_temperature_needs_no_value(optimizer, loss, params):
-    switched = ctld_optax.phase_switch(build_sampler(tempering=None), optimizer, 3)
+def test_constant_temperature_and_kinetic_coupling_need_no_value(optimizer, settings, loss, params):
+    switched = ctld_optax.phase_switch(build_sampler(**settings), optimizer, 3)
     state, update = switched.init(params), jax.jit(switched.update)
     for _ in range(5):
         _, state = update(jax.grad(loss)(params), state, params)

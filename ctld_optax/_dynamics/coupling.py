@@ -205,6 +205,24 @@ class Kinetic(Standardized):
     (kinetic energy - running mean) / running standard deviation is what drives alpha. A `value` that is passed all the same
     is not looked at, not even whether it is finite.
 
+    What it changes, on the 20-layer network of `benchmarks.digits`, 8 seeds a row (`python -m benchmarks.value_free`; a uniform
+    alpha has a share of 0.267 in the window):
+
+    ===========  ======  ======  =====  ====================  ============  ===============
+    alpha's      T       window  KL     test accuracy:        lowest        runs above 0.9
+    energy                              median
+    ===========  ======  ======  =====  ====================  ============  ===============
+    value + K    2.5e-5  0.246   0.013  0.972                 0.958         8 of 8
+    K            2.5e-5  0.295   0.010  0.976                 0.936         8 of 8
+    work + K     2.5e-5  0.266   0.003  0.974                 0.942         8 of 8
+    value + K    4e-5    0.254   0.002  0.961                 0.078         5 of 8
+    K            4e-5    0.261   0.005  0.969                 0.078         6 of 8
+    work + K     4e-5    0.289   0.005  0.974                 0.078         6 of 8
+    ===========  ======  ======  =====  ====================  ============  ===============
+
+    The three cannot be told apart. The work of the gradient (the running sum of gradient times update, in the place of the loss)
+    would need a field of its own in the state, so it is not offered.
+
     Args:
       clip: as for :class:`Standardized`.
       decay: likewise.
