@@ -220,7 +220,7 @@ class Kinetic(Standardized):
     work + K     4e-5    0.289   0.005  0.974                 0.078         6 of 8
     ===========  ======  ======  =====  ====================  ============  ===============
 
-    The three cannot be told apart. The work of the gradient (the running sum of gradient times update, in the place of the loss)
+    The three cannot be told apart. The work of the gradient (the running sum of gradient times update in the loss's place)
     would need a field of its own in the state, so it is not offered.
 
     Args:
