@@ -170,3 +170,11 @@ def test_every_number_may_be_traced():
     settings = [(0.1, 1.5, 0.5), (0.4, 1.0, 0.85), (1.0, 1.2, 0.95)]
     together = jax.jit(jax.vmap(beta))(*jnp.asarray(settings).T)
     np.testing.assert_allclose(together, [beta(*setting) for setting in settings], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [PolynomialTempering, GeometricTempering])
+def test_a_traced_strength_is_a_strength(kind):
+    alpha = jnp.asarray([0.0, 0.9, 1.4])
+    traced = jax.jit(lambda strength: (kind(strength=strength).beta(alpha), kind(strength=strength).beta_gradient(alpha)))
+    for ours, theirs in zip(traced(0.7), (kind(strength=0.7).beta(alpha), kind(strength=0.7).beta_gradient(alpha)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)

@@ -1,7 +1,6 @@
 """The temperature as a function of alpha, Eq. 7. Nothing here knows of Optax, of the parameters or of the bias."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -111,8 +110,8 @@ class GeometricTempering(PolynomialTempering):
     """
 
     @property
-    def _log_hottest(self) -> float:
-        return math.log1p(-self.strength)
+    def _log_hottest(self) -> jax.Array:
+        return jnp.log1p(-self.strength)  # which may be traced
 
     def beta(self, alpha: jax.Array) -> jax.Array:
         """g(alpha), in [1 - strength, 1]; same shape as `alpha`."""
