@@ -176,5 +176,6 @@ def test_every_number_may_be_traced():
 def test_a_traced_strength_is_a_strength(kind):
     alpha = jnp.asarray([0.0, 0.9, 1.4])
     traced = jax.jit(lambda strength: (kind(strength=strength).beta(alpha), kind(strength=strength).beta_gradient(alpha)))
-    for ours, theirs in zip(traced(0.7), (kind(strength=0.7).beta(alpha), kind(strength=0.7).beta_gradient(alpha)), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    beta, slope = traced(0.7)
+    np.testing.assert_allclose(beta, kind(strength=0.7).beta(alpha), rtol=1e-6)
+    np.testing.assert_allclose(slope, kind(strength=0.7).beta_gradient(alpha), rtol=1e-5)

@@ -111,7 +111,7 @@ class GeometricTempering(PolynomialTempering):
 
     @property
     def _log_hottest(self) -> jax.Array:
-        return jnp.log1p(-self.strength)  # which may be traced
+        return jnp.log(1.0 - self.strength)  # which may be traced
 
     def beta(self, alpha: jax.Array) -> jax.Array:
         """g(alpha), in [1 - strength, 1]; same shape as `alpha`."""
