@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import char_rnn, digits, paper, phases, sda, sda_phases, sensitivity, step_cost
+from benchmarks import char_rnn, digits, paper, phases, round_trips, sda, sda_phases, sensitivity, step_cost
 from benchmarks.harness import data, provenance, sweep, table
 
 
@@ -48,6 +48,19 @@ def test_interrupted_digits_keeps_what_is_done(tmp_path, capsys, monkeypatch):
     assert "(step 50)" in printed
     assert len(json.loads((tmp_path / "digits.json").read_text())["results"]) == 2
     assert (tmp_path / "digits.png").exists()
+
+
+def test_round_trips_measures_each_line_once(tmp_path, capsys, monkeypatch):
+    smallest = ["--steps", "2500", "--chains", "2", "--csv", str(tmp_path / "lines.csv")]
+    slow, fast = (next(s for s in round_trips.SETTINGS if s.coupling == c) for c in ("hamiltonian", "potential"))
+    monkeypatch.setattr(round_trips, "SETTINGS", [slow])
+    round_trips.main(smallest)
+    first = (tmp_path / "lines.csv").read_text()
+    monkeypatch.setattr(round_trips, "SETTINGS", [slow, fast])
+    round_trips.main(smallest)
+    assert (tmp_path / "lines.csv").read_text().startswith(first)
+    assert [row[:5] for row in table.read(tmp_path / "lines.csv", round_trips.Row)] == [slow, fast]
+    assert "potential" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--steps", "75"], ["--steps", "0"], ["--seeds", "0"]])
