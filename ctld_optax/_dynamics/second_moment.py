@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ctld_optax._arrays import compat, shards
-from ctld_optax._arrays.dtypes import at_least_float32
+from ctld_optax._arrays.dtypes import at_least_float32, scalar_dtype_of
 from ctld_optax._checked import check_fields
 from ctld_optax._dynamics.preconditioner import Observed
 from ctld_optax._validate import check_count, check_range
@@ -26,8 +26,8 @@ class Moments(NamedTuple):
     """What a running metric remembers.
 
     Attributes:
-      nu: of :class:`SecondMoment` like params, of :class:`LayerScale` one number a leaf: Adam's running mean of squares, not
-        corrected for its start at 0; at least float32.
+      nu: Adam's running mean of squares, not corrected for its start at 0, at least float32: of :class:`SecondMoment` like
+        params, of :class:`LayerScale` an array of one number a leaf, in the order of `jax.tree.leaves`.
       num_seen: shape (), int32: of how many gradients.
     """
 
@@ -39,7 +39,7 @@ class Scaled(NamedTuple):
     """The coordinates of one step.
 
     Attributes:
-      nu: as of :class:`Moments`.
+      nu: like params, or a pytree of one number a leaf.
       scale: what makes the s of a leaf of its nu.
     """
 
@@ -74,7 +74,7 @@ class _RunningMetric:
 
     def init(self, params: Any, specs: Any = None) -> Moments:
         del specs
-        return Moments(jax.tree.map(self._zeros, params), jnp.zeros((), jnp.int32))
+        return Moments(self._zeros(params), jnp.zeros((), jnp.int32))
 
     def observe(self, memory: Moments, momentum: Any, grads: Any, temperature: jax.Array, specs: Any = None) -> Observed:
         """Takes a gradient in. Where its square is not finite nu stays as it was."""
@@ -84,19 +84,24 @@ class _RunningMetric:
             new = (1.0 - self.decay) * square + self.decay * nu
             return jnp.where(jnp.isfinite(new) & is_open, new, nu)
 
-        nu = jax.tree.map(running, memory.nu, self._squares(memory.nu, grads, specs))
-        new = Moments(nu, memory.num_seen + jnp.asarray(is_open, jnp.int32))
-        scale, last_scale = (self._scale_of(each.num_seen, temperature) for each in (new, memory))
+        new_nu = jax.tree.map(running, memory.nu, self._squares(memory.nu, grads, specs))
+        new = Moments(new_nu, memory.num_seen + jnp.asarray(is_open, jnp.int32))
+        nu, last_nu = self._of_leaves(new_nu, grads), self._of_leaves(memory.nu, grads)
+        scale, last_scale = (self.scale_of(each.num_seen, temperature) for each in (new, memory))
 
         def carried(m: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
             change = jnp.where(temperature > 0.0, 1.0, scale(new) / last_scale(old))
             return change.astype(m.dtype) * m
 
-        return Observed(new, Scaled(nu, scale), jax.tree.map(carried, momentum, nu, memory.nu))
+        return Observed(new, Scaled(nu, scale), jax.tree.map(carried, momentum, nu, last_nu))
 
-    def _scale_of(self, num_seen: jax.Array, temperature: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    def correction(self, num_seen: jax.Array, dtype: Any) -> jax.Array:
+        """What takes nu to the mean of squares itself, of which it has seen so many."""
+        return 1.0 / (1.0 - self.decay ** jnp.maximum(num_seen, 1).astype(dtype))
+
+    def scale_of(self, num_seen: jax.Array, temperature: jax.Array) -> Callable[[jax.Array], jax.Array]:
         """What makes s, M^(-1/2), of nu."""
-        correction = 1.0 / (1.0 - self.decay ** jnp.maximum(num_seen, 1).astype(temperature.dtype))
+        correction = self.correction(num_seen, temperature.dtype)
         factor = jnp.where(temperature > 0.0, temperature, 1.0) ** (self.power - 0.5)
         # What has seen no gradient but 0 has no scale of its own yet: it moves no faster than in unit mass.
         unseen = jnp.minimum(factor * self.eps**-self.power, 1.0)
@@ -111,12 +116,16 @@ class _RunningMetric:
 
         return scale
 
-    def _zeros(self, param: Any) -> jax.Array:
-        """The nu of a parameter at first."""
+    def _zeros(self, params: Any) -> Any:
+        """Nu at first."""
         raise NotImplementedError
 
     def _squares(self, nu: Any, grads: Any, specs: Any) -> Any:
         """What nu is a running mean of."""
+        raise NotImplementedError
+
+    def _of_leaves(self, nu: Any, like: Any) -> Any:
+        """Nu as a pytree like `like`."""
         raise NotImplementedError
 
 
@@ -165,12 +174,16 @@ class SecondMoment(_RunningMetric):
     Source: Kingma and Ba, "Adam", ICLR 2015; Li et al., "Preconditioned Stochastic Gradient Langevin Dynamics", AAAI 2016.
     """
 
-    def _zeros(self, param: Any) -> jax.Array:
-        return jnp.zeros_like(param, dtype=at_least_float32(param.dtype))
+    def _zeros(self, params: Any) -> Any:
+        return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=at_least_float32(p.dtype)), params)
 
     def _squares(self, nu: Any, grads: Any, specs: Any) -> Any:
         del specs
         return jax.tree.map(lambda v, g: jnp.square(g.astype(v.dtype)), nu, grads)
+
+    def _of_leaves(self, nu: Any, like: Any) -> Any:
+        del like
+        return nu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,13 +212,15 @@ class LayerScale(_RunningMetric):
     estimates it once an epoch, with power 1/2, and divides it by the smallest, so that the learning rate is that of one layer.
     """
 
-    def _zeros(self, param: Any) -> jax.Array:
-        return jnp.zeros((), at_least_float32(param.dtype))
+    def _zeros(self, params: Any) -> jax.Array:
+        # One array: a pytree of the parameters' structure would be taken for one of their shapes (by optax.tree.map_params).
+        return jnp.zeros((len(jax.tree.leaves(params)),), scalar_dtype_of(params))
 
-    def _squares(self, nu: Any, grads: Any, specs: Any) -> Any:
-        leaves, structure = jax.tree.flatten(grads)
-        spec_of = shards.spec_leaves(specs, grads)
-        sums = [jnp.sum(jnp.square(g.astype(v.dtype))) for v, g in zip(jax.tree.leaves(nu), leaves, strict=True)]
+    def _squares(self, nu: jax.Array, grads: Any, specs: Any) -> jax.Array:
+        leaves, spec_of = jax.tree.leaves(grads), shards.spec_leaves(specs, grads)
+        sums = shards.leaf_sums_over_shards([jnp.sum(jnp.square(g.astype(nu.dtype))) for g in leaves], spec_of)
         sizes = [math.prod(shards.block(g.shape, spec).whole) for g, spec in zip(leaves, spec_of, strict=True)]
-        sums = shards.leaf_sums_over_shards(sums, spec_of)
-        return structure.unflatten([total / max(size, 1) for total, size in zip(sums, sizes, strict=True)])
+        return jnp.stack(sums) / jnp.asarray([max(size, 1) for size in sizes], nu.dtype)
+
+    def _of_leaves(self, nu: jax.Array, like: Any) -> Any:
+        return jax.tree.structure(like).unflatten(list(nu))
