@@ -59,7 +59,14 @@ def variants() -> dict[str, Variant]:
     table |= {
         f"CTLD {noise}": Variant(sampler(noise=noise)) for noise in ("gaussian", "irwin_hall", "three_point", "rademacher")
     }
-    table["CTLD irwin_hall, no tempering"] = Variant(sampler(tempering=None))
+    table["CTLD irwin_hall, no tempering"] = Variant(sampler(noise="irwin_hall", tempering=None))
+    metrics = {
+        "SecondMoment": ctld_optax.SecondMoment(),
+        "SecondMoment, power 1": ctld_optax.SecondMoment(power=1.0),
+        "LayerScale": ctld_optax.LayerScale(),
+        "FixedMetric": ctld_optax.FixedMetric(1.0),
+    }
+    table |= {f"CTLD in {name}": Variant(sampler(preconditioner=metric)) for name, metric in metrics.items()}
 
     def switched(state: Any) -> Any:
         return state._replace(count=state.count + 10**9)

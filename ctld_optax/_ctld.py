@@ -19,6 +19,7 @@ from ctld_optax._dynamics.langevin import Langevin, LangevinTransformation, tran
 from ctld_optax._dynamics.metadynamics import Metadynamics
 from ctld_optax._dynamics.minibatch import as_gradient_noise
 from ctld_optax._dynamics.preconditioner import FixedMetric, Unpreconditioned
+from ctld_optax._dynamics.second_moment import LayerScale, SecondMoment
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._dynamics.walls import ForceWall, ReflectingWall, Walls
 from ctld_optax._validate import as_key, as_schedule, check_dtype, check_range, check_specs
@@ -43,7 +44,7 @@ def ctld(
     momentum_dtype: DTypeLike | None = None,
     param_specs: Any = None,
     gradient_noise: Any = None,
-    preconditioner: FixedMetric | None = None,
+    preconditioner: FixedMetric | SecondMoment | LayerScale | None = None,
 ) -> LangevinTransformation:
     r"""Continuously tempered Langevin dynamics: `optax.sgd(learning_rate, momentum)` that samples.
 
@@ -117,9 +118,10 @@ def ctld(
         pytree like params; :class:`~ctld_optax.KnownNoise` for the variance of the loss too;
         :class:`~ctld_optax.RunningNoise` to estimate both on the way. Where a minibatch brings more than there is to inject,
         that parameter runs hot: lower the learning rate or take larger minibatches.
-      preconditioner: the mass of the parameters, a :class:`~ctld_optax.FixedMetric`, where their scales differ or they are
-        correlated; :func:`~ctld_optax.metric_from_hessian` makes one. None: unit mass. Not together with `gradient_noise` or
-        `param_specs`.
+      preconditioner: the mass of the parameters, where their scales differ or they are correlated. For networks a
+        :class:`~ctld_optax.SecondMoment`, whose learning rate reads like Adam's, or a :class:`~ctld_optax.LayerScale`; for
+        posteriors a :class:`~ctld_optax.FixedMetric`, of which :func:`~ctld_optax.metric_from_hessian` makes one. None: unit
+        mass. Not together with `gradient_noise`; beside `param_specs` not a matrix.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)` needs
@@ -150,8 +152,8 @@ def ctld(
     check_range("alpha_momentum", alpha_momentum, minimum=0.0, maximum=1.0, maximum_open=True)
     check_dtype("momentum_dtype", momentum_dtype)
     check_specs("param_specs", param_specs)
-    if preconditioner is not None and (gradient_noise is not None or param_specs is not None):
-        raise ValueError("preconditioner must be None beside gradient_noise or param_specs: those are of the parameters.")
+    if preconditioner is not None and gradient_noise is not None:
+        raise ValueError("preconditioner must be None beside gradient_noise: that is of the parameters.")
 
     walls: Walls | None = None
     if tempering is not None:

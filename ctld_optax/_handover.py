@@ -10,8 +10,20 @@ import jax.numpy as jnp
 import optax
 
 from ctld_optax._checked import checked
-from ctld_optax._dynamics.langevin import CTLDState
-from ctld_optax._probe import by_path, filled, kept_parameters, learning_rates, sums_gradients, traces_in
+from ctld_optax._dynamics.langevin import CTLDState, Langevin
+from ctld_optax._dynamics.second_moment import SecondMoment
+from ctld_optax._probe import (
+    Averages,
+    averages,
+    by_path,
+    filled,
+    filled_averages,
+    kept_parameters,
+    learning_rates,
+    steps_of_averages,
+    sums_gradients,
+    traces_in,
+)
 from ctld_optax._validate import check_arrays
 
 ORDER = "The order is hand_over_momentum(optimizer_state, sampler_state, params)."
@@ -93,14 +105,18 @@ def hand_over_momentum(optimizer_state: Any, sampler_state: Any, params: Any = N
     return _fill(optimizer_state, sampler_state, itertools.repeat(True))
 
 
-def take_over(optimizer: Any, like: Any, optimizer_state: Any, sampler_state: Any) -> Any:
-    """The default hand-over: of the momentum, the share that stays thermal, to the traces that are sums of raw gradients.
+def take_over(optimizer: Any, like: Any, optimizer_state: Any, sampler_state: Any, kernel: Langevin | None = None) -> Any:
+    """The default hand-over.
+
+    Of the momentum, the share that stays thermal goes to the traces that are sums of raw gradients. In the coordinates of a
+    `SecondMoment` it goes to the running means of gradients instead, and that metric to those of squares.
 
     Args:
       optimizer: an extra-args transformation.
       like: parameters or gradients; only their structure and their number of dimensions matter.
       optimizer_state: of the optimizer, fresh.
       sampler_state: of the sampler.
+      kernel: of the sampler, if it has one.
 
     Returns:
       The optimizer's state.
@@ -108,6 +124,8 @@ def take_over(optimizer: Any, like: Any, optimizer_state: Any, sampler_state: An
     Raises:
       ValueError: as :func:`hand_over_momentum`, if there is a trace to be filled.
     """
+    if kernel is not None and isinstance(kernel.preconditioner, SecondMoment):
+        return _average_over(optimizer, like, optimizer_state, sampler_state, kernel, kernel.preconditioner)
     chosen = [bool(sums) for sums in sums_gradients(optimizer, like)]
     # In a preconditioner's coordinates the momentum is no sum of raw gradients.
     is_raw = not any(jax.tree.leaves(state.coordinates) for state in _samplers_in(sampler_state))
@@ -127,6 +145,65 @@ def take_over(optimizer: Any, like: Any, optimizer_state: Any, sampler_state: An
         return state._replace(momentum=jax.tree_util.tree_map_with_path(share, state.momentum))
 
     return _fill(optimizer_state, jax.tree.map(thermal, sampler_state, is_leaf=_is_sampler), chosen)
+
+
+def _average_over(
+    optimizer: Any, like: Any, optimizer_state: Any, state: CTLDState, kernel: Langevin, metric: SecondMoment
+) -> Any:
+    """Fills the running means of raw gradients and of their squares, so that what they estimate is what the sampler has.
+
+    Of the momentum m_z = s m, in the metric's coordinates, the sum m of raw gradients is m_z / s, and (1 - momentum) m their
+    mean. A node of the optimizer's state is filled as a whole or not at all.
+    """
+    understood = averages(optimizer, like)
+    if not any(understood):
+        return optimizer_state
+    dtype = state.alpha.dtype
+    _, temperature = kernel.hyperparameters(jnp.maximum(state.count - 1, 0), dtype)
+    nu, num_seen = state.coordinates
+    scale, correction = metric.scale_of(num_seen, temperature), metric.correction(num_seen, dtype)
+    shares = _thermal_shares(optimizer, like, understood, kernel, state, scale, correction)
+    is_begun = state.count > 0
+
+    def estimate(leaf: jax.Array, factor: Any) -> jax.Array:
+        """Times a number, which is 0/0 before the first step."""
+        return jnp.where(is_begun, factor, 0.0).astype(leaf.dtype) * leaf
+
+    def unbiased(decay: Any) -> jax.Array:
+        """What a running mean of this decay has seen of its own estimate by now."""
+        return 1.0 - jnp.asarray(decay, dtype) ** state.count.astype(dtype)
+
+    def fill(node: Averages | None) -> dict[str, Any]:
+        if node is None:
+            return {}
+        fills: dict[str, Any] = {"count": {"": state.count}}
+        if node.first is not None:
+            factor = (1.0 - kernel.decay) * unbiased(node.first) / unbiased(kernel.decay)
+            means = jax.tree.map(lambda m, v: m / scale(v).astype(m.dtype), state.momentum, nu)
+            fills["mu"] = {path: estimate(m, factor * shares.get(path, 1.0)) for path, m in by_path(means).items()}
+        if node.second is not None:
+            # A node without a count corrects for no bias.
+            fills["nu"] = {path: estimate(v, correction * unbiased(node.second)) for path, v in by_path(nu).items()}
+        return fills
+
+    return filled_averages(optimizer_state, map(fill, understood))
+
+
+def _thermal_shares(
+    optimizer: Any, like: Any, understood: Any, kernel: Langevin, state: CTLDState, scale: Any, correction: jax.Array
+) -> dict[str, jax.Array]:
+    """The share of each leaf's momentum to take over; the rates are how far each goes for the same mean gradient."""
+    dtype = state.alpha.dtype
+    second = {path: jnp.mean(v, dtype=dtype) for path, v in by_path(state.coordinates.nu).items()}
+    second = {path: jnp.where(v > 0.0, v, 1.0) for path, v in second.items()}
+    squares = {path: correction * v for path, v in second.items()}
+    steps = steps_of_averages(optimizer, like, understood, squares, value=jnp.ones(()))
+
+    def share(path: str, step: jax.Array) -> jax.Array:
+        ours = state.learning_rate * scale(second[path]) ** 2 * jnp.sqrt(correction * second[path]) / (1.0 - kernel.decay)
+        return thermal_share(state.learning_rate * step / ours, state.learning_rate, state.noise_variance > 0.0)
+
+    return {path: share(path, step) for path, step in steps.items()}
 
 
 def _samplers_in(state: Any) -> list[CTLDState]:

@@ -73,6 +73,14 @@ def phase_switch(
     gradients (`optax.lars`, `optax.rmsprop(..., momentum=...)`) starts from zeros, and `init` warns of it. `handover` replaces
     that rule.
 
+    From a `ctld(..., preconditioner=SecondMoment())` Adam and its family go on where the sampler is: the running mean of
+    gradients is filled from the momentum, that of squares and the count from the metric, where their decays differ such that
+    both estimates stay. With learning rate (1 - b1) rate, momentum b1 and decay b2 before the switch, and `optax.adamw(rate,
+    b1, b2)` after it, the first step continues the last. That is done for what is found, on small gradients, to remember just
+    that: `adam`, `adamw`, `nadam`, `radam`, `lamb`, `lion`, `rmsprop` (its squares), `optax.contrib.muon`, behind a clip too.
+    The rest (`amsgrad`, `adabelief`, a `trace`) starts fresh from such a sampler, as does everything from another metric, or
+    from a sampler inside a chain or another wrapper.
+
     Some optimizers keep the parameters that they began with (`schedule_free`, `dog`, `prodigy` of `optax.contrib`). They begin
     at the switch: what they keep is made of the parameters there, so pass those at every step.
 
@@ -118,11 +126,11 @@ def phase_switch(
     decay = heavy_ball_decay(optimizer) if is_shareable else None
     if kernel is not None and decay is not None:
         return _with_shared_momentum(sampler, kernel, optimizer, decay, sampling_steps)
-    return _with_two_states(sampler, optimizer, sampling_steps, handover)
+    return _with_two_states(sampler, kernel, optimizer, sampling_steps, handover)
 
 
 def _with_two_states(
-    sampler: Any, optimizer: Any, sampling_steps: int, handover: Handover | None
+    sampler: Any, kernel: Langevin | None, optimizer: Any, sampling_steps: int, handover: Handover | None
 ) -> optax.GradientTransformationExtraArgs:
     """The general case: any sampler, any optimizer.
 
@@ -133,7 +141,7 @@ def _with_two_states(
         optimizer_state = begun_at(optimizer, like, optimizer_state, params)
         if handover is not None:
             return handover(optimizer_state, sampler_state, params)
-        return take_over(optimizer, like, optimizer_state, sampler_state)
+        return take_over(optimizer, like, optimizer_state, sampler_state, kernel)
 
     def init(params: optax.Params) -> PhaseSwitchState:
         state = PhaseSwitchState(jnp.zeros((), jnp.int32), jnp.zeros((), bool), sampler.init(params), optimizer.init(params))

@@ -14,6 +14,7 @@ from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.langevin import LangevinTransformation
 from ctld_optax._dynamics.metadynamics import Metadynamics
 from ctld_optax._dynamics.preconditioner import FixedMetric
+from ctld_optax._dynamics.second_moment import LayerScale, SecondMoment
 from ctld_optax._dynamics.tempering import GeometricTempering, PolynomialTempering
 from ctld_optax._validate import check_range
 
@@ -36,7 +37,7 @@ def posterior_sampler(
     momentum_dtype: DTypeLike | None = None,
     param_specs: Any = None,
     gradient_noise: Any = None,
-    preconditioner: FixedMetric | None = None,
+    preconditioner: FixedMetric | SecondMoment | LayerScale | None = None,
 ) -> LangevinTransformation:
     r"""The settings of :func:`ctld_optax.ctld` that sample exactly, when samples are wanted rather than an optimum.
 
@@ -69,7 +70,8 @@ def posterior_sampler(
       momentum_dtype: likewise.
       param_specs: likewise.
       gradient_noise: likewise.
-      preconditioner: likewise; the learning rate is then in its units, where 0.1 is a good choice.
+      preconditioner: likewise; the learning rate is then in its units, where 0.1 is a good choice (of `SecondMoment` and
+        `LayerScale` with power=1).
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`.

@@ -1,8 +1,9 @@
 """What an optimizer does, found out by trying it on stand-ins: it is a pair of closures and tells nothing else of itself."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from ctld_optax._arrays import compat
 
 SIZE = 1e-6  # of a gradient or a trace that is tried: so small that what clips does not clip it
+LATE = 1_000_000  # a count at which no bias is left to correct
 PARAMETER = 1e-2  # so large that what clips by the size of the parameters does not either, and float32 resolves a decay of them
 
 
@@ -120,6 +122,173 @@ def _is_heavy_ball(fill: Any, remembered: Any, grads: list[Any], traces: list[An
     return good
 
 
+class Averages(NamedTuple):
+    """What one node of an optimizer's state remembers as Adam's does.
+
+    Attributes:
+      first: the decay of its running mean of raw gradients, `mu`; None without one.
+      second: the decay of its running mean of their squares, `nu`; None without one.
+    """
+
+    first: Any
+    second: Any
+
+
+def averages_in(state: Any) -> list[dict[str, dict[str, Any]]]:
+    """The fields of every node of a state that has a `mu` or a `nu`, their leaves by path."""
+    nodes = [node for node in jax.tree.leaves(state, is_leaf=_has_averages) if _has_averages(node)]
+    return [{name: by_path(value) for name, value in node._asdict().items()} for node in nodes]
+
+
+def filled_averages(state: Any, fills: Iterable[Mapping[str, Mapping[str, Any]]]) -> Any:
+    """The state with the fields of these nodes filled, as far as each one's fill has something for their leaves."""
+    rest = iter(fills)
+
+    def fill_node(node: Any) -> Any:
+        if not _has_averages(node):
+            return node
+        fill = next(rest)
+
+        def fill_leaf(path: Any, leaf: Any, name: str) -> Any:
+            new = fill[name].get(jax.tree_util.keystr(path))
+            return leaf if new is None or new.shape != leaf.shape else new.astype(leaf.dtype)
+
+        new = {name: getattr(node, name) for name in fill if name in node._fields}
+        return node._replace(
+            **{
+                name: jax.tree_util.tree_map_with_path(functools.partial(fill_leaf, name=name), value)
+                for name, value in new.items()
+            }
+        )
+
+    return jax.tree.map(fill_node, state, is_leaf=_has_averages)
+
+
+def averages(optimizer: Any, like: Any) -> list[Averages | None]:
+    """Which nodes of an optimizer's state are running means of raw gradients and of their squares, and nothing else.
+
+    With small gradients of either sign and of different sizes, in three steps in turn, `mu` must become
+    decay * mu + (1 - decay) * gradient, `nu` likewise of the square, `count` one more, and whatever else the node has must stay
+    as it is. Where there is a `mu` the optimizer must go against it: some measure a spread by it (`rmsprop(centered=True)`),
+    and must not take thermal noise for one.
+
+    Args:
+      optimizer: an extra-args transformation.
+      like: parameters or gradients; only their structure and their number of dimensions matter.
+
+    Returns:
+      of each node, in order; None for one that is anything else.
+    """
+    count = len(averages_in(jax.eval_shape(optimizer.init, like)))
+    if not count:
+        return []
+    # About SIZE, but powers of two: what is left of them shows a decay to the last bit.
+    sizes = [2.0**-20 * (-2.0) ** (number % 5) for number in range(len(jax.tree.leaves(like)))]
+    fill, zeros = _stand_ins(like, sizes), _stand_ins(like, 0.0)
+    first, second, nothing = by_path(fill), {path: leaf**2 for path, leaf in by_path(fill).items()}, by_path(zeros)
+    grads = [jax.tree.map(lambda f, factor=factor: np.asarray(factor * f, f.dtype), fill) for factor in (0.7, -0.02, 5.0)]
+
+    def after(nu: Any, *grads: Any) -> list[Any]:
+        fills = [{"mu": first, "nu": nu, "count": {"": np.asarray(LATE)}}] * count
+        return walk_averages(optimizer, zeros, fills, grads, value=jnp.ones(()))
+
+    try:
+        # From a nu of 0: its decay may be so slow that no square would be seen beside it.
+        moved = _tried(after, nothing, *grads)
+        ((updates, decayed),) = _tried(after, second, zeros)
+        ((_, kept),) = after(second, zeros)  # whose numbers may be traced
+    except Exception:  # noqa: BLE001
+        # An optimizer that cannot take the probe, for whatever reason, is not known to average gradients.
+        return [None] * count
+
+    def understood(number: int) -> Averages | None:
+        start = {"mu": first, "nu": second}
+        present = [name for name in start if decayed[number].get(name)]
+        decays = {name: _decay(start[name], decayed[number][name]) for name in present}
+        steps = [nodes[number] for _, nodes in moved]
+        good = bool(present) and all(decays.values()) and _others_stand_still(steps)
+        if not good:
+            return None
+        for name, power in (("mu", 1), ("nu", 2)):
+            before = first if name == "mu" else nothing
+            for grad, step in zip(map(by_path, grads), steps, strict=True):
+                for path in step.get(name, {}):
+                    terms = decays[name] * before[path], (1.0 - decays[name]) * grad[path] ** power
+                    good &= bool(np.all(np.abs(step[name][path] - sum(terms)) <= 5e-2 * sum(map(np.abs, terms))))  # or bfloat16
+                before = step.get(name, {})
+        good &= all(bool(np.all(updates[path] * first[path] < 0.0)) for path in decayed[number].get("mu", {}))
+        if not good:
+            return None
+        path = next(iter(decayed[number][present[0]]))
+        return Averages(*(kept[number][name][path] / start[name][path] if name in decays else None for name in start))
+
+    return [understood(number) for number in range(count)]
+
+
+def steps_of_averages(
+    optimizer: Any, like: Any, understood: list[Averages | None], squares: Mapping[str, Any], **extra_args: Any
+) -> dict[str, jax.Array]:
+    """How far an optimizer's first update goes down where the mean gradient is the root of its mean square.
+
+    Args:
+      optimizer: an extra-args transformation.
+      like: parameters or gradients; only their structure and their number of dimensions matter.
+      understood: what `averages` says of it.
+      squares: one mean square a leaf, by path.
+      **extra_args: of the optimizer's update.
+
+    Returns:
+      one number a leaf, by path: 0 where the step does not grow with the mean (of a sign, say), nothing where it is not known.
+    """
+    zeros = _stand_ins(like, 0.0)
+    whole = {path: squares[path].reshape((1,) * leaf.ndim) for path, leaf in by_path(zeros).items()}
+
+    def step(size: float) -> dict[str, Any]:
+        def fill(node: Averages | None) -> dict[str, Any]:
+            if node is None:
+                return {}
+            # A gradient of 0 lets both decay once.
+            mu = {} if node.first is None else {path: size * jnp.sqrt(v) / node.first for path, v in whole.items()}
+            nu = {} if node.second is None else {path: v / node.second for path, v in whole.items()}
+            return {"mu": mu, "nu": nu, "count": {"": np.asarray(LATE)}}
+
+        ((updates, _),) = walk_averages(optimizer, zeros, [fill(node) for node in understood], [zeros], **extra_args)
+        return {path: -jnp.sum(update) for path, update in updates.items()}
+
+    once, twice = step(1.0), step(2.0)
+    return {
+        path: jnp.where(jnp.abs(twice[path] - 2.0 * once[path]) <= 1e-2 * jnp.abs(once[path]), once[path], 0.0) for path in once
+    }
+
+
+def walk_averages(optimizer: Any, params: Any, fills: Any, grads: Iterable[Any], **extra_args: Any) -> list[tuple[Any, Any]]:
+    """As `walk`, of what is filled by `filled_averages`."""
+    state, steps = filled_averages(optimizer.init(params), fills), []
+    for grad in grads:
+        updates, state = optimizer.update(grad, state, params, **extra_args)
+        steps.append((by_path(updates), averages_in(state)))
+    return steps
+
+
+def _decay(start: Mapping[str, Any], left: Mapping[str, Any]) -> float:
+    """The one share that is left of each leaf; 0 if there is no such number in (0, 1)."""
+    if not left or any(path not in start or leaf.shape != start[path].shape for path, leaf in left.items()):
+        return 0.0
+    shares = np.asarray([np.sum(leaf, dtype=float) / np.sum(start[path]) for path, leaf in left.items()])
+    return float(shares[0]) if np.all((shares > 0.0) & (shares < 1.0)) and np.ptp(shares) <= 1e-2 else 0.0
+
+
+def _others_stand_still(steps: list[Mapping[str, Mapping[str, Any]]]) -> bool:
+    """Whether of a node `mu` and `nu` change, its count goes up by one a step, and nothing else moves."""
+    for number, step in enumerate(steps):
+        for name in step.keys() - {"mu", "nu"}:
+            for path, leaf in step[name].items():
+                expected = LATE + 1 + number if name == "count" else steps[0][name][path]
+                if not np.array_equal(leaf, expected):
+                    return False
+    return True
+
+
 def learning_rates(optimizer: Any, like: Any, **extra_args: Any) -> dict[str, jax.Array]:
     """What an optimizer's first update multiplies its trace by, of each parameter; nothing where that cannot be read.
 
@@ -221,6 +390,10 @@ def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str
 
 def _has_traces(optimizer: Any, like: Any) -> bool:
     return bool(traces_in(jax.eval_shape(optimizer.init, like)))
+
+
+def _has_averages(node: Any) -> bool:
+    return isinstance(node, tuple) and bool({"mu", "nu"} & set(getattr(node, "_fields", ())))
 
 
 def _is_trace(node: Any) -> bool:

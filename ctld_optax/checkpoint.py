@@ -28,6 +28,7 @@ import numpy as np
 import optax
 
 from ctld_optax._checked import checked
+from ctld_optax._dynamics.preconditioner import Still
 from ctld_optax._validate import SCHEDULE_STEPS
 
 # The rest without an underscore is shared with the writers.
@@ -494,7 +495,9 @@ def _arguments(kernel: Any) -> dict[str, Any]:
     """The settings of a sampler by the names that `ctld` gives them, less those that may differ between two sessions."""
     half = {name: value for name, value in _fields(kernel.alpha).items() if name != "integrator"}
     half = {HALF.get(name, name): value for name, value in half.items()}
-    apart = {"alpha", "key", "param_specs", "preconditioner"}  # the coordinates of the last are in the state
+    apart = {"alpha", "key", "param_specs"}
+    if isinstance(kernel.preconditioner, Still):
+        apart |= {"preconditioner"}  # its coordinates are in the state
     whole = {WHOLE.get(name, name): value for name, value in _fields(kernel).items() if name not in apart}
     return whole | half | {"noise": kernel.source.__name__}
 

@@ -27,6 +27,7 @@ MAKERS = {
         *rates, coupling="hamiltonian", bias=ctld_optax.AdaptiveBiasingForce(), alpha_step_size=0.05
     ),
     "estimated noise": lambda *rates: sampler(*rates, gradient_noise=ctld_optax.RunningNoise(0.9)),
+    "in a second moment": lambda *rates: sampler(*rates, preconditioner=ctld_optax.SecondMoment(decay=0.9)),
     "onto sgd": onto(lambda rate: optax.sgd(rate, momentum=0.9)),
     "onto adam": onto(optax.adam),
 }

@@ -21,7 +21,13 @@ CHOICES = {
     "bias": (ctld_optax.Metadynamics(), ctld_optax.AdaptiveBiasingForce(), None),
     "momentum_dtype": (None, jnp.float32, jnp.bfloat16),
     "gradient_noise": (None, 0.01, ctld_optax.RunningNoise(0.9)),
-    "preconditioner": (None, ctld_optax.FixedMetric(2.0), ctld_optax.FixedMetric(jnp.eye(9) + 0.1)),
+    "preconditioner": (
+        None,
+        ctld_optax.FixedMetric(2.0),
+        ctld_optax.FixedMetric(jnp.eye(9) + 0.1),
+        ctld_optax.SecondMoment(),
+        ctld_optax.LayerScale(power=1.0, freeze_after=2),
+    ),
 }
 REFUSED = ("gradient_noise", "preconditioner")  # one beside the other
 RUNS = ("eager", "jit", "scan", "vmap", "x64", "bfloat16")

@@ -88,10 +88,16 @@ def test_a_mass_that_does_not_fit_is_told(mass, error, words):
         ctld_optax.FixedMetric(mass).init(PARAMS)
 
 
-@pytest.mark.parametrize("other", [{"gradient_noise": 1.0}, {"param_specs": jax.sharding.PartitionSpec("x")}])
-def test_what_speaks_of_the_parameters_is_refused_beside_it(other):
+def test_what_speaks_of_the_parameters_is_refused_beside_it():
     with pytest.raises(ValueError, match="preconditioner must be None beside"):
-        ctld_optax.ctld(0.1, 0.1, key=0, preconditioner=ctld_optax.FixedMetric(1.0), **other)
+        ctld_optax.ctld(0.1, 0.1, key=0, preconditioner=ctld_optax.FixedMetric(1.0), gradient_noise=1.0)
+
+
+def test_a_matrix_is_refused_beside_param_specs():
+    metric = ctld_optax.FixedMetric(mass_matrix())
+    sampler = ctld_optax.ctld(0.1, 0.1, key=0, preconditioner=metric, param_specs=jax.sharding.PartitionSpec("x"))
+    with pytest.raises(ValueError, match="mass must be a diagonal beside param_specs"):
+        sampler.init(PARAMS)
 
 
 def test_metric_from_hessian_is_the_curvature():

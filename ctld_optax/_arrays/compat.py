@@ -4,11 +4,13 @@ A name is asked for, never a version's number. Whatever else the package uses is
 """
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def enable_x64(enabled: bool) -> contextlib.AbstractContextManager[None]:
@@ -42,6 +44,25 @@ def path_name(path: Sequence[Any], separator: str) -> str:
     if "simple" in inspect.signature(jax.tree_util.keystr).parameters:
         return jax.tree_util.keystr(tuple(path), simple=True, separator=separator)
     return separator.join(str(getattr(key, name)) for key in path for name in ("key", "idx", "name") if hasattr(key, name))
+
+
+def barrier(array: jax.Array) -> jax.Array:
+    """`jax.lax.optimization_barrier`, which newer JAX can differentiate and map over; nothing in older JAX, which cannot.
+
+    Of one array: of several it takes each to vary over the mesh axes of `jax.shard_map` over which one of them does.
+    """
+    return jax.lax.optimization_barrier(array) if _has_rules_for_the_barrier() else array
+
+
+@functools.cache
+def _has_rules_for_the_barrier() -> bool:
+    square = lambda x: jax.lax.optimization_barrier(x) ** 2
+    try:
+        jax.eval_shape(jax.vmap(lambda x: jax.jvp(square, (x,), (x,))), np.ones(1))
+        jax.eval_shape(jax.vmap(jax.grad(square)), np.ones(1))
+    except NotImplementedError:
+        return False
+    return True
 
 
 def explicit_sharding(array: jax.Array, leading: int = 0) -> Any:

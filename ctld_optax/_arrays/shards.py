@@ -65,6 +65,20 @@ def sum_over_shards(sums: Sequence[jax.Array], specs: Sequence[Any], dtype: Any)
     return total
 
 
+def leaf_sums_over_shards(sums: Sequence[jax.Array], specs: Sequence[Any]) -> list[jax.Array]:
+    """The sum of each leaf over its shards, from one local sum a leaf: one `psum` for each set of axes."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for number, spec in enumerate(specs):
+        groups.setdefault(_axes(spec), []).append(number)
+    whole = list(sums)
+    for axes, numbers in sorted(groups.items()):
+        if axes:
+            together = jax.lax.psum([sums[number] for number in numbers], axes)
+            for number, total in zip(numbers, together, strict=True):
+                whole[number] = total
+    return whole
+
+
 def _axes(spec: Any) -> tuple[str, ...]:
     names: list[str] = []
     for entry in () if spec is None else spec:

@@ -22,7 +22,7 @@ from ctld_optax._dynamics.alpha import AlphaHalf, AlphaState
 from ctld_optax._dynamics.coupling import EnergyStatistics
 from ctld_optax._dynamics.integrators import Integrator
 from ctld_optax._dynamics.minibatch import GradientNoise, remaining
-from ctld_optax._dynamics.preconditioner import Preconditioner
+from ctld_optax._dynamics.preconditioner import Observed, Preconditioner
 from ctld_optax._validate import check_params, check_scalar_value, check_update
 
 MISSING_VALUE = """ctld needs the loss at every step: the energy drives the temperature. Pass it as `value`:
@@ -61,7 +61,7 @@ class CTLDState(NamedTuple):
       noise_variance: shape (): of one variate of the last step, in units of the momentum squared.
       noise_words: shape (2,), uint32: the bits of which that noise is made, to make it again.
       alpha_rest: shape (): the share of the last step's noise that r_alpha has not taken in yet.
-      coordinates: of the preconditioner; empty without one.
+      coordinates: what the preconditioner remembers; empty without one.
 
     Example:
       >>> state = ctld_optax.ctld(0.01, 1e-3, key=0).init({"w": jnp.ones(3)})
@@ -155,16 +155,17 @@ class Langevin:
             noise_variance=jnp.zeros((), dtype),
             noise_words=jnp.zeros((2,), jnp.uint32),
             alpha_rest=alpha.rest,
-            coordinates=self.preconditioner.init(params),
+            coordinates=self.preconditioner.init(params, self.param_specs),
         )
 
     def update(
         self, grads: optax.Updates, state: CTLDState, params: optax.Params | None = None, *, value: Any = None
     ) -> tuple[optax.Updates, CTLDState]:
         """One step of Algorithm 1: the momentum, alpha, and what the parameters move by."""
-        momentum = self.accelerate(state.coordinates.inward(grads), state.momentum, self.kept(state))
-        new_state = self.thermalize(state._replace(momentum=momentum), value, grads)
-        velocity = state.coordinates.outward(new_state.momentum)
+        memory, coordinates, momentum = self._observed(state, grads)
+        momentum = self.accelerate(coordinates.inward(grads), momentum, self.kept(state))
+        new_state = self.thermalize(state._replace(momentum=momentum, coordinates=memory), value, grads)
+        velocity = coordinates.outward(new_state.momentum)
         drift = self.drift(state.beta, new_state.beta)
         return self.displacement(state.count, velocity, grads, params, state.key, drift), new_state
 
@@ -245,6 +246,11 @@ class Langevin:
         """Learning rate and temperature of a step, the latter not below 0."""
         temperature = jnp.asarray(self.temperature(count), dtype)
         return jnp.asarray(self.learning_rate(count), dtype), jnp.maximum(temperature, 0.0)
+
+    def _observed(self, state: CTLDState, grads: optax.Updates) -> Observed:
+        """What the preconditioner makes of the gradient: the coordinates of this step, and the last momentum in them."""
+        _, temperature = self.hyperparameters(state.count, state.alpha.dtype)
+        return self.preconditioner.observe(state.coordinates, state.momentum, grads, temperature, self.param_specs)
 
     def _noise_due(self, state: CTLDState, value: jax.Array, grads: optax.Updates) -> "_Due":
         """What this step injects of a fresh variate and of the last one, beside what the minibatches have brought."""

@@ -11,10 +11,11 @@ which gives `value` the curvature 1 in every direction, so that one learning rat
 While S stands still the stationary density is what it was. A metric that follows the run lacks a term of its divergence
 (as Santa's does): to sample exactly, let it stand before the samples are taken.
 
-Nothing here knows of the temperature, of noise or of Optax.
+Metrics that follow the run are in :mod:`ctld_optax._dynamics.second_moment`. Nothing here knows of noise or of Optax.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -24,7 +25,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
-from ctld_optax._arrays import compat
+from ctld_optax._arrays import compat, shards
 from ctld_optax._arrays.dtypes import scalar_dtype_of
 from ctld_optax._checked import checked
 from ctld_optax._validate import check_params, check_range
@@ -42,12 +43,39 @@ class Coordinates(Protocol):
         ...
 
 
+class Observed(NamedTuple):
+    """What a preconditioner makes of a gradient.
+
+    Attributes:
+      memory: what it remembers now, part of the sampler's state.
+      coordinates: of this step.
+      momentum: the last one, in them.
+    """
+
+    memory: Any
+    coordinates: Coordinates
+    momentum: Any
+
+
 class Preconditioner(Protocol):
     """Which coordinates a step is taken in."""
 
-    def init(self, params: Any) -> Coordinates:
-        """The coordinates of the first step."""
+    def init(self, params: Any, specs: Any = None) -> Any:
+        """What it remembers at first; `specs` are the `param_specs` of the sampler."""
         ...
+
+    def observe(self, memory: Any, momentum: Any, grads: Any, temperature: jax.Array, specs: Any = None) -> Observed:
+        """Takes a gradient in, before the step that it is for."""
+        ...
+
+
+class Still:
+    """A preconditioner whose coordinates never change: all that it remembers."""
+
+    def observe(self, memory: Any, momentum: Any, grads: Any, temperature: jax.Array, specs: Any = None) -> Observed:
+        """Nothing to learn."""
+        del grads, temperature, specs
+        return Observed(memory, memory, momentum)
 
 
 class Natural(NamedTuple):
@@ -95,16 +123,16 @@ class Dense(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Unpreconditioned:
+class Unpreconditioned(Still):
     """Unit mass: the parameters as they are."""
 
-    def init(self, params: Any) -> Natural:
-        del params
+    def init(self, params: Any, specs: Any = None) -> Natural:
+        del params, specs
         return Natural()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FixedMetric:
+class FixedMetric(Still):
     r"""A metric that stands still: the stationary density is that of :func:`ctld_optax.ctld`, in any metric.
 
     .. math:: \theta = S z, \qquad S S^T = M^{-1}, \qquad M \approx \nabla^2 \text{value}
@@ -119,13 +147,14 @@ class FixedMetric:
       mass: M: a pytree like params (or a prefix of it) of positive numbers, its diagonal; or one positive definite matrix of
         shape (d, d) over all d parameters, in the order of `jax.flatten_util.ravel_pytree`. An array of the shape of the one
         and only parameter is a diagonal. About the curvature of `value`, that is T times the inverse of the variance or the
-        covariance that is to be sampled.
+        covariance that is to be sampled. Beside `param_specs` a diagonal: numbers, or arrays of the whole parameters' shapes
+        (of the blocks', where they have been cut like the parameters).
 
     The learning rate is then free of units: with M exact, the limit of stability is 2 (1 + momentum), and 0.1 a good choice.
 
     Raises:
       TypeError: if `mass` holds what is no number. ValueError: for a mass that is not positive (where it is concrete), or, from
-        `init`, that does not fit the parameters.
+        `init`, that does not fit the parameters, or is a matrix beside `param_specs`.
     """
 
     mass: Any
@@ -139,22 +168,31 @@ class FixedMetric:
         if not jax.tree.leaves(self.mass):
             raise TypeError(f"mass must be a matrix, or a pytree of numbers like params, got {self.mass!r:.60}.")
 
-    def init(self, params: Any) -> Diagonal | Dense:
+    def init(self, params: Any, specs: Any = None) -> Diagonal | Dense:
         dtype = scalar_dtype_of(params)
-        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        leaves, structure = jax.tree.flatten(params)
+        spec_of = shards.spec_leaves(shards.specs_in_scope(specs), params)
+        blocks = [shards.block(leaf.shape, spec) for leaf, spec in zip(leaves, spec_of, strict=True)]
+        size = sum(math.prod(block.whole) for block in blocks)
         is_one_array = isinstance(self.mass, jax.Array | np.ndarray)
-        is_one_leaf = jax.tree.structure(params) == jax.tree.structure(0) and np.shape(self.mass) == np.shape(params)
+        is_one_leaf = structure == jax.tree.structure(0) and np.shape(self.mass) == blocks[0].whole
         if is_one_array and np.shape(self.mass) == (size, size) and not is_one_leaf:
+            if specs is not None:
+                raise ValueError(
+                    f"mass must be a diagonal beside param_specs, got a ({size}, {size}) matrix: it mixes all parameters, and "
+                    "a shard holds some of them. Write FixedMetric of a pytree like params."
+                )
             return Dense(_inverse_factor(_positive(jnp.asarray(self.mass, dtype), jnp.linalg.eigvalsh)))
         try:
-            masses = compat.broadcast(self.mass, params)
-            scale = jax.tree.map(lambda m, p: jnp.broadcast_to(jnp.asarray(m, dtype), jnp.shape(p)), masses, params)
+            masses = jax.tree.leaves(compat.broadcast(self.mass, params))
+            masses = [_block_of(m, leaf.shape, block) for m, leaf, block in zip(masses, leaves, blocks, strict=True)]
         except ValueError as error:
             raise ValueError(
                 f"mass must be a ({size}, {size}) matrix, or have the structure and the shapes of params "
-                f"({jax.tree.structure(params)}), or of a prefix of it; got {jax.tree.map(jnp.shape, self.mass)}."
+                f"({structure}), or of a prefix of it; got {jax.tree.map(jnp.shape, self.mass)}."
             ) from error
-        return Diagonal(jax.tree.map(lambda m: jax.lax.rsqrt(_positive(m, jnp.ravel)), scale))
+        scales = [jax.lax.rsqrt(_positive(jnp.asarray(m, dtype), jnp.ravel)) for m in masses]
+        return Diagonal(jax.tree.unflatten(structure, scales))
 
 
 @checked()
@@ -200,6 +238,13 @@ def absolute(matrix: jax.Array, floor: float | jax.Array) -> jax.Array:
     values, floor = jnp.abs(values), jnp.maximum(floor, 4.0 * matrix.shape[0] * jnp.finfo(matrix.dtype).eps)
     largest = jnp.where(jnp.max(values) > 0.0, jnp.max(values), 1.0)  # a plain has no scale
     return (vectors * jnp.maximum(values, floor * largest)) @ vectors.T
+
+
+def _block_of(mass: Any, shape: tuple[int, ...], block: shards.Block) -> jax.Array:
+    """Of the masses of a whole parameter those of a block; what has the block's own shape is the block's."""
+    if np.shape(mass) != shape:
+        mass = jax.lax.dynamic_slice(jnp.broadcast_to(mass, block.whole), block.offset, shape)
+    return jnp.asarray(mass)
 
 
 def _inverse_factor(mass: jax.Array) -> jax.Array:

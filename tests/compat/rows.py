@@ -64,6 +64,8 @@ ROWS = (
     Row("ctld, constant temperature (SGHMC)", ctld_optax.ctld, BASE | {"tempering": None}, needs_value=False),
     Row("ctld, without the loss", ctld_optax.ctld, BASE | WITHOUT_LOSS, needs_value=False),
     Row("ctld, in a metric", ctld_optax.ctld, BASE | {"preconditioner": ctld_optax.FixedMetric(2.0)}),
+    Row("ctld, in SecondMoment", ctld_optax.ctld, BASE | {"preconditioner": ctld_optax.SecondMoment()}),
+    Row("ctld, in LayerScale", ctld_optax.ctld, BASE | {"preconditioner": ctld_optax.LayerScale()}),
     Row("ctld, estimated gradient noise", ctld_optax.ctld, BASE | {"gradient_noise": ctld_optax.RunningNoise(0.9)}),
     Row("accumulate around ctld", accumulated, BASE),
     Row("algorithm1", ctld_optax.algorithm1, BASE | {"momentum": 0.9}, refuses={"learning-rate schedule": ONE_CLOCK}),

@@ -1,7 +1,7 @@
-"""One short trajectory on four devices in each way that this version of JAX has. A program: it needs devices of its own.
+"""Short trajectories on four devices in each way that this version of JAX has. A program: it needs devices of its own.
 
-It prints, for each way, by how much alpha and the parameters differ from those of one device. `devices.py` asks much more, of
-new versions.
+It prints, for each way and each metric, by how much alpha and the parameters differ from those of one device. `devices.py` asks
+much more, of new versions.
 """
 
 import json
@@ -21,11 +21,18 @@ import ctld_optax
 
 SPECS = {"w": P("shards", None), "b": P()}
 PARAMS = {"w": jnp.linspace(0.0, 1.0, 48).reshape(8, 6), "b": jnp.ones(3)}
+METRICS = {
+    "FixedMetric": ctld_optax.FixedMetric({"w": 1.0 + jnp.arange(8.0)[:, None], "b": 2.0}),  # of the whole array
+    "SecondMoment": ctld_optax.SecondMoment(decay=0.9),
+    "LayerScale": ctld_optax.LayerScale(decay=0.9),
+}
 
 
-def sampler(specs=None):
+def sampler(specs=None, metric=None):
     # Alpha moves fast enough to feel the energy.
-    return ctld_optax.ctld(0.05, 0.01, key=3, alpha_step_size=0.1, initial_momentum="stationary", param_specs=specs)
+    return ctld_optax.ctld(
+        0.05, 0.01, key=3, alpha_step_size=0.1, initial_momentum="stationary", param_specs=specs, preconditioner=metric
+    )
 
 
 def run(tx, total):
@@ -42,14 +49,14 @@ def run(tx, total):
     return steps
 
 
-def in_shard_map(mesh, state):
+def in_shard_map(mesh, state, metric=None):
     """The steps inside `jax.shard_map`, or the one of older JAX, which cannot check the types of a loop."""
 
-    def spec(path, _):
-        return SPECS["w"] if "momentum['w']" in jax.tree_util.keystr(path) else P()
+    def spec(path, leaf):
+        return SPECS["w"] if jax.tree_util.keystr(path).endswith("['w']") and leaf.ndim else P()
 
     specs = jax.tree_util.tree_map_with_path(spec, state)
-    steps = run(sampler(SPECS), lambda sums: jax.lax.psum(sums["w"], "shards") + sums["b"])
+    steps = run(sampler(SPECS, metric), lambda sums: jax.lax.psum(sums["w"], "shards") + sums["b"])
     how = {"mesh": mesh, "in_specs": (SPECS, specs), "out_specs": (SPECS, P())}
     if hasattr(jax, "shard_map"):
         return jax.shard_map(steps, **how)
@@ -62,8 +69,26 @@ def placed(mesh):
     return jax.tree.map(lambda p, spec: jax.device_put(p, NamedSharding(mesh, spec)), PARAMS, SPECS)
 
 
+def begun_in_shard_map(mesh, metric):
+    """The scale that `init` makes of a block, put together again."""
+
+    def scale(params):
+        return sampler(SPECS, metric).init(params).coordinates.scale
+
+    how = {"mesh": mesh, "in_specs": (SPECS,), "out_specs": SPECS}
+    if hasattr(jax, "shard_map"):
+        return jax.shard_map(scale, **how)
+    from jax.experimental.shard_map import shard_map  # noqa: PLC0415
+
+    return shard_map(scale, check_rep=False, **how)
+
+
 def distance(one, other):
     return float(np.abs(np.asarray(one) - np.asarray(other)).max())
+
+
+def distances(ours, theirs):
+    return jax.tree.leaves(jax.tree.map(distance, ours, theirs))
 
 
 def main():
@@ -78,7 +103,16 @@ def main():
             found["explicit"] = jax.jit(run(sampler(), whole))(placed(mesh), sampler().init(placed(mesh)))
         assert jax.typeof(found["explicit"][0]["w"]).sharding.spec == SPECS["w"]
     assert all(len(params["w"].sharding.device_set) == 4 for params, _ in found.values())
-    errors = {way: jax.tree.leaves(jax.tree.map(distance, each, alone)) for way, each in found.items()}
+    errors = {way: distances(each, alone) for way, each in found.items()}
+    mesh = Mesh(np.array(jax.devices()), ("shards",))
+    for name, metric in METRICS.items():
+        alone_in_it = jax.jit(run(sampler(metric=metric), whole))(PARAMS, sampler(metric=metric).init(PARAMS))
+        state = sampler(SPECS, metric).init(PARAMS)
+        errors[f"shard_map, {name}"] = distances(jax.jit(in_shard_map(mesh, state, metric))(placed(mesh), state), alone_in_it)
+        assert max(distances(alone_in_it, alone)) > 1e-2  # the metric did something
+    metric = METRICS["FixedMetric"]
+    scales = jax.jit(begun_in_shard_map(mesh, metric))(placed(mesh)), metric.init(PARAMS).scale
+    errors["init in shard_map, FixedMetric"] = distances(*scales)
     print(json.dumps({"errors": errors, "range of alpha": float(np.ptp(alone[1]))}))
 
 

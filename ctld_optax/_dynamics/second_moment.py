@@ -1,0 +1,226 @@
+r"""Metrics that follow the run: the mass is a power of the gradient's running second moment.
+
+A step first takes its gradient in, then asks for the scale s of :math:`\theta = s z`, which is made of the second moment each
+time anew and never stored. The momentum of the sampler is that of z: it stays as it is when s changes, and thermal. At a
+temperature of 0 there is no thermal law to keep, and m / s stays instead, the sum of raw gradients: that is Adam.
+
+Nothing here knows of noise, of alpha or of Optax.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ctld_optax._arrays import compat, shards
+from ctld_optax._arrays.dtypes import at_least_float32, scalar_dtype_of
+from ctld_optax._checked import check_fields
+from ctld_optax._dynamics.preconditioner import Observed
+from ctld_optax._validate import check_count, check_range
+
+
+class Moments(NamedTuple):
+    """What a running metric remembers.
+
+    Attributes:
+      nu: Adam's running mean of squares, not corrected for its start at 0, at least float32: of :class:`SecondMoment` like
+        params, of :class:`LayerScale` an array of one number a leaf, in the order of `jax.tree.leaves`.
+      num_seen: shape (), int32: of how many gradients.
+    """
+
+    nu: Any
+    num_seen: jax.Array
+
+
+class Scaled(NamedTuple):
+    """The coordinates of one step.
+
+    Attributes:
+      nu: like params, or a pytree of one number a leaf.
+      scale: what makes the s of a leaf of its nu.
+    """
+
+    nu: Any
+    scale: Callable[[jax.Array], jax.Array]
+
+    def inward(self, grads: Any) -> Any:
+        return jax.tree.map(lambda v, g: self.scale(v) * g.astype(v.dtype), self.nu, grads)
+
+    def outward(self, updates: Any) -> Any:
+        # Behind a barrier s is made again of nu. Without one XLA keeps it from the way in, in a buffer like params, which costs
+        # more than the square root.
+        return jax.tree.map(lambda v, u: self.scale(compat.barrier(v)).astype(u.dtype) * u, self.nu, updates)
+
+
+@dataclasses.dataclass(frozen=True)
+class _RunningMetric:
+    """What both metrics have in common."""
+
+    power: float = 0.5
+    decay: float = 0.999
+    eps: float = 1e-8
+    freeze_after: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_range("power", self.power, minimum=0.0, maximum=1.0, minimum_open=True)
+        check_range("decay", self.decay, minimum=0.0, maximum=1.0, maximum_open=True)
+        check_range("eps", self.eps, minimum=0.0, minimum_open=True)
+        if self.freeze_after is not None:
+            check_count("freeze_after", self.freeze_after, 1)
+
+    def init(self, params: Any, specs: Any = None) -> Moments:
+        del specs
+        return Moments(self._zeros(params), jnp.zeros((), jnp.int32))
+
+    def observe(self, memory: Moments, momentum: Any, grads: Any, temperature: jax.Array, specs: Any = None) -> Observed:
+        """Takes a gradient in. Where its square is not finite nu stays as it was."""
+        is_open = self.freeze_after is None or memory.num_seen < self.freeze_after
+
+        def running(nu: jax.Array, square: jax.Array) -> jax.Array:
+            new = (1.0 - self.decay) * square + self.decay * nu
+            return jnp.where(jnp.isfinite(new) & is_open, new, nu)
+
+        new_nu = jax.tree.map(running, memory.nu, self._squares(memory.nu, grads, specs))
+        new = Moments(new_nu, memory.num_seen + jnp.asarray(is_open, jnp.int32))
+        nu, last_nu = self._of_leaves(new_nu, grads), self._of_leaves(memory.nu, grads)
+        scale, last_scale = (self.scale_of(each.num_seen, temperature) for each in (new, memory))
+
+        def carried(m: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+            change = jnp.where(temperature > 0.0, 1.0, scale(new) / last_scale(old))
+            return change.astype(m.dtype) * m
+
+        return Observed(new, Scaled(nu, scale), jax.tree.map(carried, momentum, nu, last_nu))
+
+    def correction(self, num_seen: jax.Array, dtype: Any) -> jax.Array:
+        """What takes nu to the mean of squares itself, of which it has seen so many."""
+        return 1.0 / (1.0 - self.decay ** jnp.maximum(num_seen, 1).astype(dtype))
+
+    def scale_of(self, num_seen: jax.Array, temperature: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        """What makes s, M^(-1/2), of nu."""
+        correction = self.correction(num_seen, temperature.dtype)
+        factor = jnp.where(temperature > 0.0, temperature, 1.0) ** (self.power - 0.5)
+        # What has seen no gradient but 0 has no scale of its own yet: it moves no faster than in unit mass.
+        unseen = jnp.minimum(factor * self.eps**-self.power, 1.0)
+
+        def scale(nu: jax.Array) -> jax.Array:
+            seen = nu > 0.0
+            # The square root of 0 has no derivative, which would make a gradient through the run NaN.
+            root = jnp.sqrt(correction.astype(nu.dtype) * jnp.where(seen, nu, 1.0)) + self.eps
+            # A power of 1/2 is Adam's, and 1 as cheap: no logarithms there.
+            s = jax.lax.rsqrt(root) if self.power == 0.5 else factor.astype(nu.dtype) * root**-self.power
+            return jnp.where(seen, s, unseen.astype(nu.dtype))
+
+        return scale
+
+    def _zeros(self, params: Any) -> Any:
+        """Nu at first."""
+        raise NotImplementedError
+
+    def _squares(self, nu: Any, grads: Any, specs: Any) -> Any:
+        """What nu is a running mean of."""
+        raise NotImplementedError
+
+    def _of_leaves(self, nu: Any, like: Any) -> Any:
+        """Nu as a pytree like `like`."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondMoment(_RunningMetric):
+    r"""Adam's metric: the mass of each parameter is a power of its gradient's running second moment.
+
+    .. math::
+        \nu_t = \rho \nu_{t-1} + (1-\rho) g_t^2, \qquad
+        M_t = \left(\sqrt{\nu_t / (1-\rho^t)} + \epsilon\right)^{2p} T^{1-2p}, \qquad \theta = s z, \quad s = M_t^{-1/2}
+
+    with g the gradient as it is passed, :math:`\rho` the `decay`, p the `power`, T the temperature (its factor is 1 at T = 0).
+
+    - `power=0.5`: :math:`M = \sqrt{\hat\nu} + \epsilon`, that of Adam. **At T = 0 the run is that of `optax.adam(rate, b1, b2,
+      eps)` with learning rate (1 - b1) rate, momentum b1 and decay b2, but for the bias correction of Adam's first moment**,
+      which rises to 1 in some 1/(1 - b1) steps; so that at T > 0 the learning rate reads like Adam's, times 1 - momentum.
+    - `power=1`: :math:`M = E[g g^T]/T`, which is the curvature of `value` where the samples are Gaussian and gradients are of
+      all data: it makes such a posterior round, and the learning rate free of units (0.1 to 1). With minibatches E[g^2]
+      is mostly their noise. T is then to be a number > 0.
+
+    While s moves with the gradients, the momentum (stored in z, where it is thermal) stays as it is, and at T = 0 m / s does.
+
+    The stationary density is :func:`ctld_optax.ctld`'s once s stands still: with `freeze_after`, from there on. A metric that
+    keeps moving lacks a term of its divergence.
+
+    Example:
+      >>> metric = ctld_optax.SecondMoment()  # as AdamW(3e-3, b1=0.9, b2=0.999) would have it
+      >>> sampler = ctld_optax.ctld((1 - 0.9) * 3e-3, 1e-6, momentum=0.9, key=0, preconditioner=metric)
+      >>> warm_up = ctld_optax.SecondMoment(power=1.0, freeze_after=4_000)  # posteriors
+      >>> sampler = ctld_optax.posterior_sampler(0.3, key=0, preconditioner=warm_up)
+
+    Args:
+      power: p in (0, 1].
+      decay: rho in [0, 1), Adam's b2.
+      eps: > 0, in units of the gradient. The noise moves a parameter whose gradients are of size f by about
+        sqrt(learning_rate T / (eps + f)) a step (at p = 1/2), however small f is: where gradients start tiny but not at 0,
+        make it as large as the gradients that matter.
+      freeze_after: how many gradients to take in, >= 1; then nu stands still. None: it never does.
+
+    One buffer like params, at least float32, of which a block goes with a block of its parameter inside `jax.shard_map`. A
+    gradient whose square is not finite is left out of it. While an entry has seen no gradient but 0, its s is at most 1.
+
+    Raises:
+      TypeError, ValueError: for an argument of the wrong kind, or out of range.
+
+    Source: Kingma and Ba, "Adam", ICLR 2015; Li et al., "Preconditioned Stochastic Gradient Langevin Dynamics", AAAI 2016.
+    """
+
+    def _zeros(self, params: Any) -> Any:
+        return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=at_least_float32(p.dtype)), params)
+
+    def _squares(self, nu: Any, grads: Any, specs: Any) -> Any:
+        del specs
+        return jax.tree.map(lambda v, g: jnp.square(g.astype(v.dtype)), nu, grads)
+
+    def _of_leaves(self, nu: Any, like: Any) -> Any:
+        del like
+        return nu
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerScale(_RunningMetric):
+    r"""One mass a leaf, of its gradient's running mean square: :class:`SecondMoment` with one number in the place of many.
+
+    .. math:: \nu_t = \rho \nu_{t-1} + (1-\rho) |g_t|^2 / d, \qquad d \text{ the number of entries of the leaf}
+
+    It takes the layers of a network to one scale and leaves each layer round. There is no buffer like params.
+
+    Example:
+      >>> sampler = ctld_optax.ctld(3e-4, 1e-6, key=0, preconditioner=ctld_optax.LayerScale())
+
+    Args:
+      power: as of :class:`SecondMoment`.
+      decay: likewise.
+      eps: likewise.
+      freeze_after: likewise.
+
+    Inside `jax.shard_map`, with `param_specs`, the mean is that of the whole leaf.
+
+    Raises:
+      TypeError, ValueError: for an argument of the wrong kind, or out of range.
+
+    Source: Wenzel et al., "How Good is the Bayes Posterior in Deep Neural Networks Really?", ICML 2020, Algorithm 3, which
+    estimates it once an epoch, with power 1/2, and divides it by the smallest, so that the learning rate is that of one layer.
+    """
+
+    def _zeros(self, params: Any) -> jax.Array:
+        # One array: a pytree of the parameters' structure would be taken for one of their shapes (by optax.tree.map_params).
+        return jnp.zeros((len(jax.tree.leaves(params)),), scalar_dtype_of(params))
+
+    def _squares(self, nu: jax.Array, grads: Any, specs: Any) -> jax.Array:
+        leaves, spec_of = jax.tree.leaves(grads), shards.spec_leaves(specs, grads)
+        sums = shards.leaf_sums_over_shards([jnp.sum(jnp.square(g.astype(nu.dtype))) for g in leaves], spec_of)
+        sizes = [math.prod(shards.block(g.shape, spec).whole) for g, spec in zip(leaves, spec_of, strict=True)]
+        return jnp.stack(sums) / jnp.asarray([max(size, 1) for size in sizes], nu.dtype)
+
+    def _of_leaves(self, nu: jax.Array, like: Any) -> Any:
+        return jax.tree.structure(like).unflatten(list(nu))
