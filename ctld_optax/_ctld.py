@@ -116,8 +116,7 @@ def ctld(
         :class:`~ctld_optax.RunningNoise` to estimate both on the way. Where a minibatch brings more than there is to inject,
         that parameter runs hot: lower the learning rate or take larger minibatches.
       preconditioner: the mass of the parameters, a :class:`~ctld_optax.FixedMetric`, where their scales differ or they are
-        correlated; :func:`~ctld_optax.metric_from_hessian` makes one. None: unit mass. Not together with `gradient_noise` or
-        `param_specs`.
+        correlated; :func:`~ctld_optax.metric_from_hessian` makes one. None: unit mass. Not together with `param_specs`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)` needs
@@ -148,8 +147,8 @@ def ctld(
     check_range("alpha_momentum", alpha_momentum, minimum=0.0, maximum=1.0, maximum_open=True)
     check_dtype("momentum_dtype", momentum_dtype)
     check_specs("param_specs", param_specs)
-    if preconditioner is not None and (gradient_noise is not None or param_specs is not None):
-        raise ValueError("preconditioner must be None beside gradient_noise or param_specs: those are of the parameters.")
+    if preconditioner is not None and param_specs is not None:
+        raise ValueError("preconditioner must be None beside param_specs: those are of the parameters.")
 
     walls: Walls | None = None
     if tempering is not None:

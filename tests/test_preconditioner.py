@@ -65,6 +65,14 @@ def test_gradient_times_s_in_and_update_times_s_out():
     assert_identical(coordinates.inward(grads), jax.tree.map(lambda g: 0.5 * g, grads))
 
 
+@pytest.mark.parametrize("mass", [jnp.full(3, 2.0, jnp.float32), jnp.eye(3)])
+def test_a_mass_that_is_known_is_looked_at_inside_jit_too(mass):
+    made = jax.jit(lambda: ctld_optax.FixedMetric(mass).init(jnp.zeros(3)))()
+    assert_identical(made.inward(jnp.ones(3)), ctld_optax.FixedMetric(mass).init(jnp.zeros(3)).inward(jnp.ones(3)))
+    with pytest.raises(ValueError, match="mass must be positive"):
+        jax.jit(lambda: ctld_optax.FixedMetric(-mass).init(jnp.zeros(3)))()
+
+
 def test_one_array_like_the_one_parameter_is_a_diagonal():
     square = jnp.full((3, 3), 2.0) + jnp.eye(3)
     assert isinstance(ctld_optax.FixedMetric(square).init(jnp.zeros((3, 3))), Diagonal)
@@ -88,8 +96,8 @@ def test_a_mass_that_does_not_fit_is_told(mass, error, words):
         ctld_optax.FixedMetric(mass).init(PARAMS)
 
 
-@pytest.mark.parametrize("other", [{"gradient_noise": 1.0}, {"param_specs": jax.sharding.PartitionSpec("x")}])
-def test_what_speaks_of_the_parameters_is_refused_beside_it(other):
+def test_what_speaks_of_the_parameters_is_refused_beside_it():
+    other = {"param_specs": jax.sharding.PartitionSpec("x")}
     with pytest.raises(ValueError, match="preconditioner must be None beside"):
         ctld_optax.ctld(0.1, 0.1, key=0, preconditioner=ctld_optax.FixedMetric(1.0), **other)
 

@@ -137,7 +137,7 @@ class Langevin:
             scale = integrators.stationary_scale(learning_rate, temperature)
             noise = sources.draw(theta_key, momentum, sources.gaussian, shards.specs_in_scope(self.param_specs))
             momentum = jax.tree.map(lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype), momentum, noise)
-        alpha = self.alpha.init(alpha_key, dtype)
+        alpha, coordinates = self.alpha.init(alpha_key, dtype), self.preconditioner.init(params)
         # Every scalar is a buffer of its own: one buffer in two fields could not be donated.
         return CTLDState(
             count=count,
@@ -151,20 +151,21 @@ class Langevin:
             energy_mean=alpha.statistics.mean,
             energy_var=alpha.statistics.var,
             skipped=jnp.zeros((), jnp.int32),
-            gradient_noise=() if self.gradient_noise is None else self.gradient_noise.init(params, dtype),
+            gradient_noise=() if self.gradient_noise is None else self.gradient_noise.init(params, dtype, coordinates),
             learning_rate=jnp.copy(learning_rate),  # under `inject_hyperparams` it may be an array of the caller's
             noise_variance=jnp.zeros((), dtype),
             noise_words=jnp.zeros((2,), jnp.uint32),
             alpha_rest=alpha.rest,
-            coordinates=self.preconditioner.init(params),
+            coordinates=coordinates,
         )
 
     def update(
         self, grads: optax.Updates, state: CTLDState, params: optax.Params | None = None, *, value: Any = None
     ) -> tuple[optax.Updates, CTLDState]:
         """One step of Algorithm 1: the momentum, alpha, and what the parameters move by."""
-        momentum = self.accelerate(state.coordinates.inward(grads), state.momentum, self.kept(state))
-        new_state = self.thermalize(state._replace(momentum=momentum), value, grads)
+        inward = state.coordinates.inward(grads)
+        momentum = self.accelerate(inward, state.momentum, self.kept(state))
+        new_state = self.thermalize(state._replace(momentum=momentum), value, inward)
         velocity = state.coordinates.outward(new_state.momentum)
         return self.displacement(state.count, velocity, grads, params, state.key), new_state
 
@@ -182,7 +183,7 @@ class Langevin:
         return jax.tree.map(lambda g, m: integrators.kick(g, m, kept), grads, momentum)
 
     def thermalize(self, state: CTLDState, value: Any, grads: optax.Updates) -> CTLDState:
-        """Adds the noise to `state.momentum`, which has taken in `grads`; then the energy moves alpha."""
+        """Adds the noise to `state.momentum`, which has taken in `grads`, in its coordinates; then the energy moves alpha."""
         learning_rate, temperature = self.hyperparameters(state.count, state.alpha.dtype)
         value = _scalar(value, state.alpha.dtype)
         key, theta_key, alpha_key = jax.random.split(state.key, 3)
@@ -242,9 +243,9 @@ class Langevin:
         variance = integrators.noise_variance(learning_rate, temperature, state.beta, self.decay)
         estimate, last, now, of_value = state.gradient_noise, 0.0, 0.0, None
         if self.gradient_noise is not None:
-            last = self.gradient_noise.variances(estimate).gradient
+            last = self.gradient_noise.variances(estimate, state.coordinates).gradient
             estimate = self.gradient_noise.observe(estimate, grads, value, self.param_specs)
-            now, of_value = self.gradient_noise.variances(estimate)
+            now, of_value = self.gradient_noise.variances(estimate, state.coordinates)
             of_value = jnp.asarray(of_value, value.dtype)
         scales = [remaining(variance, now, state.momentum, self.integrator.now)]
         if self.integrator.later:
