@@ -68,7 +68,7 @@ class Found(NamedTuple):
     kept: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames="target")
+@jax.jit
 def find(target: Target, positions: jax.Array, learning_rate: jax.Array, key: jax.Array) -> Found:
     """Modes, their curvature, and places to begin (1 to 3 above)."""
     chains, size = positions.shape
