@@ -42,7 +42,7 @@ def run(**changes):
 
 
 def worst(z):
-    """In standard errors, beyond what is white of the noise: a share f makes the variance larger by f k / (2 (1 + mu)) at least."""
+    """In standard errors; a share f of the noise that is white makes the variance too large by some f l / (2 (1 + mu)): 1 %."""
     return max(deviation(z, 0.0), deviation(z**2, 1.0, slack=0.02))
 
 
