@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ctld_optax
+from benchmarks import minibatches
 from ctld_optax import _warmup as warmup
 from ctld_optax._chains import Target, Trace
 from ctld_optax.posterior import sample
@@ -221,6 +222,14 @@ def test_a_chain_whose_window_shows_no_mass_goes_on_beside_the_best():
     assert homes([23.0, 3.0], [1.0, 1.0]) == [1, 1]
     assert homes([3.0, 23.0], [1.0, np.exp(5.0)]) == [0, 1]
     assert homes([3.0, 3.0], [1.0, 0.0]) == [0, 0]  # one that stands still
+
+
+def test_a_search_ends_where_falls_are_rounding():
+    """The misfit of 100,000 rows is known to 0.004 in float32: about its lowest place, steps go up and down by as much."""
+    rows = minibatches.rows_of(100_000)
+    target = Target(lambda w: minibatches.misfit(w, rows), minibatches.prior)
+    descend = jax.jit(lambda key: warmup._descend(target, jnp.zeros(minibatches.DIMENSION), key)[2])
+    assert descend(jax.random.key(0)) < 300
 
 
 @pytest.mark.parametrize("begin", [-20.0, 20.0])
