@@ -20,7 +20,7 @@ from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.langevin import Langevin
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._presets import posterior_sampler
-from ctld_optax._validate import as_key, check_count, check_params, check_range
+from ctld_optax._validate import as_key, check_arrays, check_count, check_params, check_range
 
 BIAS_WARMUP = 4  # times as many steps as those that find the metric, for the bias to fill
 ENDLESS = 1e12  # a parameter beyond this is on its way to infinity
@@ -295,6 +295,12 @@ def _on_batches(target: Target, sampler: "Sampler", warm: Warm, batch_size: int,
     )
 
 
+@jax.jit
+def energies(target: Target, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The two parts."""
+    return target.heated(position), target.kept(position)
+
+
 class Sampler(NamedTuple):
     """The settings of a sampler that a compiled call is made for."""
 
@@ -423,6 +429,7 @@ def _checked_data(data: Any, batch_size: int | None, tempering: PolynomialTemper
     """The data as arrays of as many rows each."""
     if batch_size is not None and data is None:
         raise ValueError("data must be given beside batch_size: the arrays of which a step takes some rows.")
+    check_arrays(data, "data")
     data = jax.tree.map(jnp.asarray, data)
     if batch_size is None:
         return data
@@ -453,8 +460,8 @@ def _check_sum(heated: OnFlat, position: jax.Array) -> None:
 
 
 def _check_energy(target: Target, position: jax.Array) -> None:
-    for name, part in (("loss_fn", target.heated), ("prior_fn", target.kept)):
-        shape = jax.eval_shape(part, position).shape
+    for name, part in zip(("loss_fn", "prior_fn"), jax.eval_shape(energies, target, position), strict=True):
+        shape = part.shape
         if shape != ():
             raise ValueError(f"{name} must give a scalar, the negative log density, got shape {shape}. Sum over the data.")
 

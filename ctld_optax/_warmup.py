@@ -213,7 +213,7 @@ def _quasi_newton(target: Target, position: jax.Array, key: jax.Array) -> tuple[
     return scale * z, PROBES + 1 + count
 
 
-def _resolved(fall: jax.Array, value: jax.Array) -> jax.Array:
+def _resolved(fall: jax.Array, value: Any) -> jax.Array:
     """None where it is rounding: a sum over 100,000 rows is known to some hundredths of k_B T in float32."""
     return jnp.where(fall > 4.0 * jnp.finfo(value.dtype).eps * jnp.abs(value), fall, jnp.minimum(fall, 0.0))
 
