@@ -20,7 +20,7 @@ Energy = Callable[[jax.Array], jax.Array]
 
 
 class Target(NamedTuple):
-    """A negative log density, in two parts.
+    """A negative log density, in two parts: functions that are pytrees, of the data that they hold.
 
     Attributes:
       heated: what tempering divides by its temperature.

@@ -121,7 +121,7 @@ def ctld(
       preconditioner: the mass of the parameters, where their scales differ or they are correlated. For networks a
         :class:`~ctld_optax.SecondMoment`, whose learning rate reads like Adam's, or a :class:`~ctld_optax.LayerScale`; for
         posteriors a :class:`~ctld_optax.FixedMetric`, of which :func:`~ctld_optax.metric_from_hessian` makes one. None: unit
-        mass. Not together with `gradient_noise`; beside `param_specs` not a matrix.
+        mass. Beside `param_specs` not a matrix.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)` needs
@@ -152,8 +152,6 @@ def ctld(
     check_range("alpha_momentum", alpha_momentum, minimum=0.0, maximum=1.0, maximum_open=True)
     check_dtype("momentum_dtype", momentum_dtype)
     check_specs("param_specs", param_specs)
-    if preconditioner is not None and gradient_noise is not None:
-        raise ValueError("preconditioner must be None beside gradient_noise: that is of the parameters.")
 
     walls: Walls | None = None
     if tempering is not None:

@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctld_optax import _batches as batches
 from ctld_optax import _warmup as warmup
 from ctld_optax._arrays import compat
 from ctld_optax._arviz import arviz
@@ -20,7 +21,7 @@ from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.langevin import Langevin
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._presets import posterior_sampler
-from ctld_optax._validate import as_key, check_count, check_params, check_range
+from ctld_optax._validate import as_key, check_arrays, check_count, check_params, check_range
 
 BIAS_WARMUP = 4  # times as many steps as those that find the metric, for the bias to fill
 ENDLESS = 1e12  # a parameter beyond this is on its way to infinity
@@ -33,11 +34,13 @@ WINDOW = 250  # steps between two metrics, and in one compiled call
 
 @checked()
 def sample(
-    loss_fn: Callable[[Any], Any] | None,
+    loss_fn: Callable[..., Any] | None,
     initial: Any,
     key: int | jax.Array,
     *,
-    logdensity_fn: Callable[[Any], Any] | None = None,
+    data: Any = None,
+    batch_size: int | None = None,
+    logdensity_fn: Callable[..., Any] | None = None,
     prior_fn: Callable[[Any], Any] | None = None,
     constrain: Callable[[Any], Any] | None = None,
     num_chains: int = 4,
@@ -60,9 +63,14 @@ def sample(
     With `tempering` each chain heats up and cools down by itself, so that it crosses between modes, and the samples are what it
     saw while cold. With a `prior_fn` as well the prior is never heated: gradient and energy then make the density
 
-    .. math:: \exp(-g(\alpha) (\text{loss\_fn} + K) - \text{prior\_fn} - V_b(\alpha) - r_\alpha^2/2)
+    .. math:: \exp(-g(\alpha)\, \text{loss\_fn} - \text{prior\_fn} - p \cdot p / 2 - V_b(\alpha) - r_\alpha^2/2)
 
     so that what the data do not hold (a scale in its logarithm, say) cannot run away while hot.
+
+    With `data` and a `batch_size` a step looks at that many rows, drawn at random, in place of all: at two gradients of them,
+    one of which is a control variate. The noise that this brings is measured, and that much less is injected (Eq. 8). All that
+    comes before, the search for a mode and the warm-up that finds metric and learning rate, takes full gradients: lower
+    `num_warmup` where they are dear.
 
     Example:
       >>> def loss_fn(params):  # the negative log density
@@ -72,12 +80,27 @@ def sample(
       >>> data.posterior["x"].shape  # chains, samples
       (4, 4000)
 
+      Minibatches, of a sum over rows and a prior:
+
+      >>> rows = jax.random.normal(jax.random.key(1), (1_000, 2)) + jnp.array([1.0, 2.0])
+      >>> misfit = lambda params, rows: 0.5 * jnp.sum((rows - params) ** 2)
+      >>> prior = lambda params: 0.5 * jnp.sum((params / 10.0) ** 2)
+      >>> data = ctld_optax.posterior.sample(
+      ...     misfit, jnp.zeros(2), key=0, data=rows, batch_size=32, prior_fn=prior, num_warmup=250
+      ... )
+      >>> data.sample_stats.attrs["gradients"] < 0.1 * 4 * 4_000 * 5  # in passes over the data
+      True
+
     Args:
       loss_fn: `loss_fn(params)`, the *negative* log density up to a constant, a scalar. A `potential_fn` of NumPyro's
         `initialize_model` is one. With a `prior_fn` the negative log likelihood alone.
       initial: params, where all chains begin their search for modes; or `initial(key) -> params`, which gives each chain a
         place of its own, as draws from the prior do: that is how several modes are found.
       key: an int or one key.
+      data: a pytree of arrays with a row for each example along the first axis; the loss is then `loss_fn(params, data)`. None:
+        the loss holds its data itself.
+      batch_size: rows a step looks at, >= 1. The loss must then be a sum over the rows (no mean; a prior goes into `prior_fn`).
+        None: all of them, every time. Not together with `tempering`, since a control variate knows one mode.
       logdensity_fn: the log density itself, in place of `loss_fn`, which is then None.
       prior_fn: `prior_fn(params)`, the negative log density of the prior, which tempering leaves alone.
       constrain: `constrain(params)`, what is kept of a sample, such as parameters in their natural bounds. A pytree.
@@ -96,14 +119,17 @@ def sample(
 
     Returns:
       An `arviz.InferenceData`. `posterior` has a variable for each leaf of params, or of what `constrain` gives, by its path;
-      `sample_stats` has `lp` (the log density), `energy` (with the kinetic one), `energy_error`, `diverging`, and with
-      tempering `alpha` and `beta` of each sample. Its attributes: `gradients` and `warmup_gradients` of all chains,
-      `learning_rate`, `metric_change` (the factor by which the last window changed the metric: near 1 if the warm-up has
-      converged), `left_modes` (chains whose own mode had no mass to speak of), `num_params` and, with tempering,
-      `bias_missing` (how much of the bias has still to fill). :func:`ctld_optax.diagnostics.report` judges it.
+      `sample_stats` has `lp` (the log density), `energy` (with the kinetic one), `diverging`, without a `batch_size`
+      `energy_error`, and with tempering `alpha` and `beta` of each sample. Its attributes: `gradients` and `warmup_gradients`
+      of all chains (a minibatch counts as its share of the data), with a `batch_size` `brought` (the largest share of the
+      noise due to a coordinate that minibatches bring), `learning_rate`, `metric_change` (the factor by which the last window
+      changed the metric: near 1 if the warm-up has converged), `left_modes` (chains whose own mode had no mass to speak of),
+      `num_params` and, with tempering, `bias_missing` (how much of the bias has still to fill).
+      :func:`ctld_optax.diagnostics.report` judges it.
 
     Raises:
-      ValueError: if there is no bottom to `loss_fn`, as when the log density comes in its place; or a number is out of range.
+      ValueError: if there is no bottom to `loss_fn`, as when the log density comes in its place; if it is no sum over the rows
+        beside a `batch_size`; or a number is out of range.
       TypeError: for arguments of the wrong kind.
       ImportError: without ArviZ (`pip install 'ctld-optax[posterior]'`).
     """
@@ -114,19 +140,23 @@ def sample(
         check_count(name, count, least)
     check_count("num_warmup", num_warmup, WINDOW)
     check_range("learning_rate", learning_rate, minimum=0.0, minimum_open=True)
+    data = _checked_data(data, batch_size, tempering)
     descent_key, begin_key, heat_key, init_key = jax.random.split(as_key(key), 4)
 
     starts = _starts(initial, init_key, num_chains)
     flat = _flattened(starts, num_chains)
     to_params = Unflat.of(jax.tree.map(lambda x: x[0], starts))
     heated: Any = Negated(logdensity_fn) if logdensity_fn is not None else loss_fn
-    target = Target(OnFlat(heated, to_params), nothing if prior_fn is None else OnFlat(prior_fn, to_params))
+    likelihood = OnFlat(heated, to_params, data)
+    target = Target(likelihood, OnFlat(nothing if prior_fn is None else prior_fn, to_params))
     _check_energy(target, flat[0])
+    if batch_size is not None:
+        _check_sum(likelihood, flat[0])
 
     size = flat.shape[1]
     if alpha_step_size is None:
         alpha_step_size = 0.1 if tempering is None else _unhurried(tempering.strength, size)
-    cold = Sampler(momentum, None, None, alpha_step_size)
+    sampler = Sampler(momentum, tempering, None if tempering is None else bias, alpha_step_size)
     num_windows = math.ceil(num_warmup / WINDOW)
     num_heated = BIAS_WARMUP * num_windows if tempering is not None else 0
     num_calls = math.ceil(num_samples * thin / WINDOW)
@@ -134,30 +164,21 @@ def sample(
 
     found = warmup.find(target, flat, jnp.asarray(learning_rate, flat.dtype), descent_key)
     _check_start(found)
-    metric, change, offset, left = found.metric, jnp.inf, 0.0, ~np.asarray(found.kept)
-    positions, energies = found.positions, [float(jnp.max(found.energies[found.kept]))]
-    for window in range(num_windows):
-        next(calls)
-        chains = start(target, cold, metric, positions, jax.random.fold_in(begin_key, window))
-        chains, trace = steps(target, cold, metric.learning_rate, chains, warmup.CLIP)
-        # Not by the last window: what it leaves apart the report shall see.
-        home = warmup.homes(metric, trace) if window < num_windows - 1 else jnp.arange(num_chains)
-        left |= np.asarray(home != jnp.arange(num_chains))
-        positions = chains.place.position[home]
-        energies.append(float(jnp.mean(trace.energy)))
-        offset = jnp.mean(trace.heated + trace.kinetic_energy)
-        metric, change = warmup.refined(metric, trace, jnp.asarray(learning_rate, flat.dtype))
-
-    _check_bottom(energies, size)
-    sampler = cold if tempering is None else Sampler(momentum, tempering, bias, alpha_step_size)
-    chains = start(target, sampler, metric, positions, heat_key)
+    warm = _warmed(target, found, sampler, num_windows, begin_key, calls)
+    _check_bottom(warm.energies, size)
+    way = (
+        _on_all(target, sampler, warm, heat_key)
+        if batch_size is None
+        else _on_batches(target, sampler, warm, batch_size, heat_key)
+    )
+    chains = way.chains
     for _ in range(num_heated):
         next(calls)
-        chains, _ = steps(target, sampler, metric.learning_rate, chains, offset=offset)
+        chains, _ = way.walk(chains)
     kept: list[Trace] = []
     for call in range(num_calls):
         next(calls)
-        chains, trace = steps(target, sampler, metric.learning_rate, chains, offset=offset)
+        chains, trace = way.walk(chains)
         first = -call * WINDOW % thin
         kept.append(jax.tree.map(lambda x, first=first: np.asarray(x[:, first::thin]), trace._replace(grad=())))
     next(calls, None)
@@ -174,18 +195,112 @@ def sample(
     }
     if tempering is not None:
         stats |= {"alpha": run.alpha, "beta": run.beta}
-    data = az.from_dict(posterior=values, sample_stats=stats)
-    data.sample_stats.attrs.update(
-        gradients=num_chains * num_calls * WINDOW,
-        warmup_gradients=int(found.gradients) + num_chains * (num_windows + num_heated) * WINDOW,
-        learning_rate=float(metric.learning_rate),
-        metric_change=float(change),
-        left_modes=int(left.sum()),
+    result = az.from_dict(posterior=values, sample_stats={name: stats[name] for name in stats if name not in way.unknown})
+    result.sample_stats.attrs.update(
+        gradients=num_chains * num_calls * WINDOW * way.share,
+        warmup_gradients=int(found.gradients) + num_chains * (num_windows + num_heated) * WINDOW + way.spent,
+        metric_change=warm.change,
+        left_modes=warm.left_modes,
         num_params=size,
+        **way.attributes,
     )
     if tempering is not None and isinstance(bias, AdaptiveBiasingForce):
-        data.sample_stats.attrs["bias_missing"] = float(jnp.max(bias.missing(chains.state.bias)))
-    return data
+        result.sample_stats.attrs["bias_missing"] = float(jnp.max(bias.missing(chains.state.bias)))
+    return result
+
+
+class Warm(NamedTuple):
+    """What the warm-up leaves.
+
+    Attributes:
+      metric: that stands from now on.
+      change: the factor by which the last window changed it.
+      positions: where the chains stand, shape (chains, d).
+      window: the last one.
+      energies: of the modes, and the mean of each window.
+      left_modes: how many chains have left their own mode.
+    """
+
+    metric: warmup.Metric
+    change: float
+    positions: jax.Array
+    window: Trace
+    energies: list[float]
+    left_modes: int
+
+
+def _warmed(
+    target: Target, found: warmup.Found, sampler: "Sampler", num_windows: int, key: jax.Array, calls: Iterator[int]
+) -> Warm:
+    """Windows of cold chains, each in the metric of the one before."""
+    cold = sampler._replace(tempering=None, bias=None)
+    metric, change, positions, left = found.metric, jnp.inf, found.positions, ~np.asarray(found.kept)
+    largest, own, window = metric.learning_rate, jnp.arange(len(left)), None
+    energies = [float(jnp.max(found.energies[found.kept]))]
+    for number in range(num_windows):
+        next(calls)
+        chains = start(target, cold, metric, positions, jax.random.fold_in(key, number))
+        chains, window = steps(target, cold, metric.learning_rate, chains, warmup.CLIP)
+        # Not by the last window: what it leaves apart the report shall see.
+        home = warmup.homes(metric, window) if number < num_windows - 1 else own
+        left |= np.asarray(home != own)
+        positions = chains.place.position[home]
+        energies.append(float(jnp.mean(window.energy)))
+        metric, change = warmup.refined(metric, window, largest)
+    assert window is not None  # num_windows >= 1
+    return Warm(metric, float(change), positions, window, energies, int(left.sum()))
+
+
+class Way(NamedTuple):
+    """How the chains walk once the metric stands.
+
+    Attributes:
+      chains: where they begin.
+      walk: of chains, a window of steps: the chains and a trace.
+      share: of a full gradient that a step takes.
+      spent: gradients that it took to begin.
+      unknown: statistics of a sample that it does not know.
+      attributes: what it has to tell.
+    """
+
+    chains: Any
+    walk: Callable[[Any], tuple[Any, Trace]]
+    share: float = 1
+    spent: float = 0
+    unknown: tuple[str, ...] = ()
+    attributes: Mapping[str, float] = {}
+
+
+def _on_all(target: Target, sampler: "Sampler", warm: Warm, key: jax.Array) -> Way:
+    """All rows, in every step."""
+    metric, offset = warm.metric, jnp.mean(warm.window.heated)
+    return Way(
+        start(target, sampler, metric, warm.positions, key),
+        lambda chains: steps(target, sampler, metric.learning_rate, chains, offset=offset),
+        attributes={"learning_rate": float(metric.learning_rate)},
+    )
+
+
+def _on_batches(target: Target, sampler: "Sampler", warm: Warm, batch_size: int, key: jax.Array) -> Way:
+    """Some rows, drawn anew in each."""
+    noise_key, start_key = jax.random.split(key)
+    anchors = batches.anchored(target, warm.window)
+    metric, noise = batches.measured(target, warm.metric, warm.window, anchors, batch_size, sampler.momentum, noise_key)
+    rate, num_rows = float(metric.learning_rate), batches.num_rows(target.heated)
+    return Way(
+        start_batches(sampler, metric, warm.positions, start_key),
+        lambda chains: batch_steps(target, sampler, metric.learning_rate, noise, anchors, batch_size, chains),
+        share=2 * batch_size / num_rows,
+        spent=len(warm.positions) + batches.PLACES * batches.ROWS * 2 / num_rows,
+        unknown=("energy_error",),
+        attributes={"learning_rate": rate, "brought": float(jnp.max(noise)) * rate / (2.0 * (1.0 - sampler.momentum))},
+    )
+
+
+@jax.jit
+def energies(target: Target, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The two parts."""
+    return target.heated(position), target.kept(position)
 
 
 def _unhurried(strength: float, size: int) -> float:
@@ -206,7 +321,7 @@ class Sampler(NamedTuple):
         return posterior_sampler(learning_rate, 1.0, key=0, **self._asdict()).kernel
 
 
-@functools.partial(jax.jit, static_argnames=("target", "sampler"))
+@functools.partial(jax.jit, static_argnames="sampler")
 def start(target: Target, sampler: Sampler, metric: warmup.Metric, positions: jax.Array, key: jax.Array) -> Chain:
     """Chains with fresh momenta, in the coordinates of the metric."""
     kernel = sampler.at(metric.learning_rate)
@@ -214,7 +329,7 @@ def start(target: Target, sampler: Sampler, metric: warmup.Metric, positions: ja
     return jax.vmap(lambda x, k: begin(target, kernel, metric.coordinates, x, k))(positions, keys)
 
 
-@functools.partial(jax.jit, static_argnames=("target", "sampler"))
+@functools.partial(jax.jit, static_argnames="sampler")
 def steps(
     target: Target, sampler: Sampler, learning_rate: jax.Array, chains: Chain, clip: Any = math.inf, offset: Any = 0.0
 ) -> tuple[Chain, Trace]:
@@ -222,7 +337,29 @@ def steps(
     return jax.vmap(lambda chain: walk(target, sampler.at(learning_rate), chain, WINDOW, clip, offset))(chains)
 
 
-# Functions that are equal if what they are made of is: a second call of `sample` then compiles nothing.
+@functools.partial(jax.jit, static_argnames="sampler")
+def start_batches(sampler: Sampler, metric: warmup.Metric, positions: jax.Array, key: jax.Array) -> batches.Chain:
+    """As `start`."""
+    kernel, keys = sampler.at(metric.learning_rate), jax.random.split(key, positions.shape[0])
+    return jax.vmap(lambda x, k: batches.begin(kernel, metric.coordinates, x, k))(positions, keys)
+
+
+@functools.partial(jax.jit, static_argnames=("sampler", "batch_size"))
+def batch_steps(
+    target: Target,
+    sampler: Sampler,
+    learning_rate: jax.Array,
+    noise: jax.Array,
+    anchors: batches.Anchor,
+    batch_size: int,
+    chains: batches.Chain,
+) -> tuple[batches.Chain, Trace]:
+    """As `steps`."""
+    kernel = dataclasses.replace(sampler.at(learning_rate), gradient_noise=batches.Measured(noise))
+    return jax.vmap(lambda chain, anchor: batches.walk(target, kernel, chain, anchor, batch_size, WINDOW))(chains, anchors)
+
+
+# Functions that are equal if what they are made of is, data apart: a second call of `sample` then compiles nothing.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,25 +382,35 @@ class Unflat:
         return self.treedef.unflatten(leaves)
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["data"], meta_fields=["function", "to_params"])
 @dataclasses.dataclass(frozen=True)
 class OnFlat:
-    function: Callable[[Any], Any]
-    to_params: Unflat
+    """A function of params, and of data if there are any, as one of a flat vector."""
+
+    function: Callable[..., Any]
+    to_params: Callable[[jax.Array], Any]
+    data: Any = None
 
     def __call__(self, flat: jax.Array) -> jax.Array:
-        return jnp.asarray(self.function(self.to_params(flat)), flat.dtype)
+        arguments = () if self.data is None else (self.data,)
+        return jnp.asarray(self.function(self.to_params(flat), *arguments), flat.dtype)
+
+    def of(self, rows: Any) -> "OnFlat":
+        """The same of other data."""
+        return dataclasses.replace(self, data=rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class Negated:
-    function: Callable[[Any], Any]
+    function: Callable[..., Any]
 
-    def __call__(self, params: Any) -> Any:
-        return -self.function(params)
+    def __call__(self, params: Any, *data: Any) -> Any:
+        return -self.function(params, *data)
 
 
-def nothing(flat: jax.Array) -> jax.Array:
-    return jnp.zeros((), flat.dtype)
+def nothing(params: Any) -> float:
+    del params
+    return 0.0
 
 
 # What comes in, and what goes out.
@@ -286,9 +433,43 @@ def _flattened(starts: Any, num_chains: int) -> jax.Array:
     return jnp.concatenate([leaf.reshape(num_chains, -1).astype(dtype) for leaf in leaves], axis=1)
 
 
+def _checked_data(data: Any, batch_size: int | None, tempering: PolynomialTempering | None) -> Any:
+    """The data as arrays of as many rows each."""
+    if batch_size is not None and data is None:
+        raise ValueError("data must be given beside batch_size: the arrays of which a step takes some rows.")
+    check_arrays(data, "data")
+    data = jax.tree.map(jnp.asarray, data)
+    if batch_size is None:
+        return data
+    if tempering is not None:
+        raise ValueError("tempering must be None beside batch_size: what a step knows of the other rows, it knows of one mode.")
+    lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(data)}
+    if len(lengths) != 1 or not all(lengths):
+        raise ValueError(
+            f"data must be arrays with one row for each example, as many in each, got {jax.tree.map(jnp.shape, data)}."
+        )
+    check_count("batch_size", batch_size, 1)
+    if batch_size > max(lengths):
+        raise ValueError(f"batch_size must be at most the {max(lengths)} rows of data, got {batch_size}.")
+    return data
+
+
+def _check_sum(heated: OnFlat, position: jax.Array) -> None:
+    """A loss that is not the sum over the rows makes another posterior with batches, whatever the size."""
+    half = batches.num_rows(heated) // 2
+    cut = lambda part: heated.of(jax.tree.map(lambda leaf: leaf[part], heated.data))
+    whole = float(heated(position))
+    parts = float(cut(slice(half))(position)) + float(cut(slice(half, None))(position)) if half else whole
+    if abs(whole - parts) > 1e-3 * max(1.0, abs(whole), abs(parts)):
+        raise ValueError(
+            f"loss_fn must be a sum over the rows beside batch_size, but of all data it is {whole:.6g}, of their two halves "
+            f"{parts:.6g} together. Write a sum for a mean, and give what is no part of a row, a prior, as prior_fn=."
+        )
+
+
 def _check_energy(target: Target, position: jax.Array) -> None:
-    for name, part in zip(("loss_fn", "prior_fn"), target, strict=True):
-        shape = jax.eval_shape(part, position).shape
+    for name, part in zip(("loss_fn", "prior_fn"), jax.eval_shape(energies, target, position), strict=True):
+        shape = part.shape
         if shape != ():
             raise ValueError(f"{name} must give a scalar, the negative log density, got shape {shape}. Sum over the data.")
 

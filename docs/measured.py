@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.harness import table
 from benchmarks.harness.posterior_run import Row
-from ctld_optax import _warmup
+from ctld_optax import _batches, _warmup
 from ctld_optax._arrays import noise as sources
 from ctld_optax._dynamics import integrators
 
@@ -127,9 +127,22 @@ def warmup() -> str:
     return docstring(_warmup) + "\n"
 
 
+def batches() -> str:
+    return docstring(_batches) + "\n"
+
+
 def write() -> None:
     PAGES.mkdir(exist_ok=True)
-    for made in (efficiency, costs_of_updates, costs_of_training, noise, integrator, warmup):
+    pages = (
+        efficiency,
+        costs_of_updates,
+        costs_of_training,
+        noise,
+        integrator,
+        warmup,
+        batches,
+    )
+    for made in pages:
         path, text = PAGES / f"{made.__name__}.txt", made()
         if not path.exists() or path.read_text() != text:
             path.write_text(text)

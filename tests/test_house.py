@@ -15,7 +15,7 @@ FLOORS = (
     {"_validate", "_checked", "_arviz"},
     {"_arrays"},
     {"_dynamics"},
-    {"_ctld", "_handover", "_probe", "_chains", "_warmup"},
+    {"_ctld", "_handover", "_probe", "_chains", "_warmup", "_batches"},
     {"_presets", "_phase_switch", "_accumulate", "baselines"},
     {"diagnostics", "posterior", "_sample"},
     {"plotting", "recorder", "writers", "checkpoint"},

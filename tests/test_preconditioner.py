@@ -1,5 +1,7 @@
 """A metric is a change of coordinates, and what does not fit says so."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +67,14 @@ def test_gradient_times_s_in_and_update_times_s_out():
     assert_identical(coordinates.inward(grads), jax.tree.map(lambda g: 0.5 * g, grads))
 
 
+@pytest.mark.parametrize("mass", [jnp.full(3, 2.0, jnp.float32), jnp.eye(3)])
+def test_a_mass_that_is_known_is_looked_at_inside_jit_too(mass):
+    made = jax.jit(lambda: ctld_optax.FixedMetric(mass).init(jnp.zeros(3)))()
+    assert_identical(made.inward(jnp.ones(3)), ctld_optax.FixedMetric(mass).init(jnp.zeros(3)).inward(jnp.ones(3)))
+    with pytest.raises(ValueError, match="mass must be positive"):
+        jax.jit(lambda: ctld_optax.FixedMetric(-mass).init(jnp.zeros(3)))()
+
+
 def test_one_array_like_the_one_parameter_is_a_diagonal():
     square = jnp.full((3, 3), 2.0) + jnp.eye(3)
     assert isinstance(ctld_optax.FixedMetric(square).init(jnp.zeros((3, 3))), Diagonal)
@@ -88,9 +98,11 @@ def test_a_mass_that_does_not_fit_is_told(mass, error, words):
         ctld_optax.FixedMetric(mass).init(PARAMS)
 
 
-def test_what_speaks_of_the_parameters_is_refused_beside_it():
-    with pytest.raises(ValueError, match="preconditioner must be None beside"):
-        ctld_optax.ctld(0.1, 0.1, key=0, preconditioner=ctld_optax.FixedMetric(1.0), gradient_noise=1.0)
+def test_variances_of_the_parameters_are_refused_beside_a_metric_that_follows_the_run():
+    make = functools.partial(ctld_optax.ctld, 0.1, 0.1, key=0, preconditioner=ctld_optax.SecondMoment())
+    with pytest.raises(ValueError, match=r"gradient_noise must be RunningNoise\(\) beside a metric that follows the run"):
+        make(gradient_noise=1.0).init(PARAMS)
+    run(make(gradient_noise=ctld_optax.RunningNoise()), quadratic, PARAMS, 3)
 
 
 def test_a_matrix_is_refused_beside_param_specs():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ctld_optax
+from benchmarks import minibatches
 from ctld_optax import _warmup as warmup
 from ctld_optax._chains import Target, Trace
 from ctld_optax.posterior import sample
@@ -171,6 +172,35 @@ def test_an_option_out_of_range_is_named(option, error):
         sample(loss, START, 0, **{**SHORT, **option})
 
 
+ROWS = {"x": np.arange(12.0).reshape(6, 2), "y": np.ones(6)}
+ROWS_LOSS = lambda p, rows: jnp.sum((rows["x"] @ p - rows["y"]) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": None}, "data must be given beside batch_size"),
+        ({"data": ROWS | {"y": np.ones(5)}}, "data must be arrays with one row for each example"),
+        ({"data": ROWS | {"y": np.float32(1.0)}}, "data must be arrays with one row for each example"),
+        ({"batch_size": 7}, "batch_size must be at most the 6 rows"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"tempering": ctld_optax.PolynomialTempering()}, "tempering must be None beside batch_size"),
+        ({"loss_fn": lambda p, rows: ROWS_LOSS(p, rows) / len(rows["y"])}, r"loss_fn must be a sum over the rows .*prior_fn="),
+        ({"loss_fn": lambda p, rows: ROWS_LOSS(p, rows) + 100.0}, r"loss_fn must be a sum over the rows .*prior_fn="),
+    ],
+)
+def test_rows_that_make_no_batches_are_told(change, words):
+    arguments = {"loss_fn": ROWS_LOSS, "initial": jnp.ones(2), "key": 0, "data": ROWS, "batch_size": 2} | SHORT | change
+    with pytest.raises(ValueError, match=words):
+        sample(**arguments)
+
+
+def test_data_given_apart_are_those_that_the_loss_holds():
+    held = sample(lambda p: ROWS_LOSS(p, ROWS), jnp.ones(2), 3, **SHORT)
+    given = sample(ROWS_LOSS, jnp.ones(2), 3, data=ROWS, **SHORT)
+    np.testing.assert_allclose(held.posterior.x, given.posterior.x, rtol=1e-3, atol=1e-3)
+
+
 def test_a_run_that_never_cools_says_so():
     hot = ctld_optax.PolynomialTempering(delta=1e-6, strength=0.9)
     with pytest.raises(ValueError, match="tempering must let every chain cool down"):
@@ -221,6 +251,14 @@ def test_a_chain_whose_window_shows_no_mass_goes_on_beside_the_best():
     assert homes([23.0, 3.0], [1.0, 1.0]) == [1, 1]
     assert homes([3.0, 23.0], [1.0, np.exp(5.0)]) == [0, 1]
     assert homes([3.0, 3.0], [1.0, 0.0]) == [0, 0]  # one that stands still
+
+
+def test_a_search_ends_where_falls_are_rounding():
+    """The misfit of 100,000 rows is known to 0.004 in float32: about its lowest place, steps go up and down by as much."""
+    rows = minibatches.rows_of(100_000)
+    target = Target(lambda w: minibatches.misfit(w, rows), minibatches.prior)
+    descend = jax.jit(lambda key: warmup._descend(target, jnp.zeros(minibatches.DIMENSION), key)[2])
+    assert descend(jax.random.key(0)) < 300
 
 
 @pytest.mark.parametrize("begin", [-20.0, 20.0])

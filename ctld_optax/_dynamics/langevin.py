@@ -136,7 +136,7 @@ class Langevin:
             scale = integrators.stationary_scale(learning_rate, temperature)
             noise = sources.draw(theta_key, momentum, sources.gaussian, shards.specs_in_scope(self.param_specs))
             momentum = jax.tree.map(lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype), momentum, noise)
-        alpha = self.alpha.init(alpha_key, dtype)
+        alpha, coordinates = self.alpha.init(alpha_key, dtype), self.preconditioner.init(params, self.param_specs)
         # Every scalar is a buffer of its own: one buffer in two fields could not be donated.
         return CTLDState(
             count=count,
@@ -150,12 +150,12 @@ class Langevin:
             energy_mean=alpha.statistics.mean,
             energy_var=alpha.statistics.var,
             skipped=jnp.zeros((), jnp.int32),
-            gradient_noise=() if self.gradient_noise is None else self.gradient_noise.init(params, dtype),
+            gradient_noise=() if self.gradient_noise is None else self.gradient_noise.init(params, dtype, coordinates),
             learning_rate=jnp.copy(learning_rate),  # under `inject_hyperparams` it may be an array of the caller's
             noise_variance=jnp.zeros((), dtype),
             noise_words=jnp.zeros((2,), jnp.uint32),
             alpha_rest=alpha.rest,
-            coordinates=self.preconditioner.init(params, self.param_specs),
+            coordinates=coordinates,
         )
 
     def update(
@@ -163,8 +163,9 @@ class Langevin:
     ) -> tuple[optax.Updates, CTLDState]:
         """One step of Algorithm 1: the momentum, alpha, and what the parameters move by."""
         memory, coordinates, momentum = self._observed(state, grads)
-        momentum = self.accelerate(coordinates.inward(grads), momentum, self.kept(state))
-        new_state = self.thermalize(state._replace(momentum=momentum, coordinates=memory), value, grads)
+        inward = coordinates.inward(grads)
+        momentum = self.accelerate(inward, momentum, self.kept(state))
+        new_state = self.thermalize(state._replace(momentum=momentum, coordinates=memory), value, inward)
         velocity = coordinates.outward(new_state.momentum)
         drift = self.drift(state.beta, new_state.beta)
         return self.displacement(state.count, velocity, grads, params, state.key, drift), new_state
@@ -191,7 +192,7 @@ class Langevin:
         return jax.tree.map(lambda g, m: integrators.kick(g, m, kept), grads, momentum)
 
     def thermalize(self, state: CTLDState, value: Any, grads: optax.Updates) -> CTLDState:
-        """Adds the noise to `state.momentum`, which has taken in `grads`; then the energy moves alpha."""
+        """Adds the noise to `state.momentum`, which has taken in `grads`, in its coordinates; then the energy moves alpha."""
         learning_rate, temperature = self.hyperparameters(state.count, state.alpha.dtype)
         value = _scalar(value if self.alpha.coupling.needs_value else None, state.alpha.dtype)
         key, theta_key, alpha_key = jax.random.split(state.key, 3)
@@ -258,9 +259,9 @@ class Langevin:
         variance = integrators.noise_variance(learning_rate, temperature, state.beta, self.decay)
         estimate, last, now, of_value = state.gradient_noise, 0.0, 0.0, None
         if self.gradient_noise is not None:
-            last = self.gradient_noise.variances(estimate).gradient
+            last = self.gradient_noise.variances(estimate, state.coordinates).gradient
             estimate = self.gradient_noise.observe(estimate, grads, value, self.param_specs)
-            now, of_value = self.gradient_noise.variances(estimate)
+            now, of_value = self.gradient_noise.variances(estimate, state.coordinates)
             of_value = jnp.asarray(of_value, value.dtype)
         scales = [remaining(variance, now, state.momentum, self.integrator.now)]
         if self.integrator.later:

@@ -32,7 +32,7 @@ from ctld_optax._validate import check_params, check_range
 
 
 class Coordinates(Protocol):
-    """S, of theta = S z: a pytree of arrays, part of the sampler's state."""
+    """S, of theta = S z."""
 
     def inward(self, grads: Any) -> Any:
         """S^T times a gradient."""
@@ -40,6 +40,14 @@ class Coordinates(Protocol):
 
     def outward(self, updates: Any) -> Any:
         """S times a step in z."""
+        ...
+
+
+class Memory(Protocol):
+    """What a preconditioner remembers: a pytree of arrays, part of the sampler's state."""
+
+    def variances(self, of_grads: Any) -> Any:
+        """The diagonal of S^T Sigma S, of the diagonal of Sigma: a number, or a pytree like params."""
         ...
 
 
@@ -87,6 +95,9 @@ class Natural(NamedTuple):
     def outward(self, updates: Any) -> Any:
         return updates
 
+    def variances(self, of_grads: Any) -> Any:
+        return of_grads
+
 
 class Diagonal(NamedTuple):
     """S is diagonal.
@@ -102,6 +113,14 @@ class Diagonal(NamedTuple):
 
     def outward(self, updates: Any) -> Any:
         return self.inward(updates)
+
+    def variances(self, of_grads: Any) -> Any:
+        given = jax.tree.structure(of_grads)
+        if jax.tree_util.treedef_is_leaf(given):
+            of_grads = jax.tree.map(lambda _: of_grads, self.scale)
+        elif given != jax.tree.structure(self.scale):
+            return of_grads  # who injects the noise says what is wrong with that
+        return jax.tree.map(lambda s, v: jnp.square(s) * jnp.asarray(v).astype(s.dtype), self.scale, of_grads)
 
 
 class Dense(NamedTuple):
@@ -120,6 +139,14 @@ class Dense(NamedTuple):
     def outward(self, updates: Any) -> Any:
         flat, unravel = ravel_pytree(updates)
         return unravel(self.factor.astype(flat.dtype) @ flat)
+
+    def variances(self, of_grads: Any) -> Any:
+        if isinstance(of_grads, int | float) and of_grads == 0.0:
+            return of_grads
+        raise ValueError(
+            "gradient_noise must be RunningNoise() beside a dense metric, which looks along directions of its own: the "
+            "variances of single parameters do not say how much noise there is along those. Or take a diagonal FixedMetric."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +282,11 @@ def _inverse_factor(mass: jax.Array) -> jax.Array:
 
 def _positive(mass: jax.Array, values_of: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """The mass as it is, or a `ValueError` where its values are known and not positive."""
-    if not isinstance(mass, Tracer) and not bool(jnp.all(values_of(mass) > 0.0)):
-        smallest = values_of(mass).min()
-        raise ValueError(f"mass must be positive and finite, a matrix positive definite; its smallest value is {smallest}.")
+    if not isinstance(mass, Tracer):
+        with jax.ensure_compile_time_eval():  # a number known inside `jit` is known all the same
+            smallest = values_of(mass).min()
+            if not bool(smallest > 0.0):
+                raise ValueError(
+                    f"mass must be positive and finite, a matrix positive definite; its smallest value is {smallest}."
+                )
     return mass

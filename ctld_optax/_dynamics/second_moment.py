@@ -34,6 +34,15 @@ class Moments(NamedTuple):
     nu: Any
     num_seen: jax.Array
 
+    def variances(self, of_grads: Any) -> Any:
+        """No variances in coordinates that will be others in the next step."""
+        if isinstance(of_grads, int | float) and of_grads == 0.0:
+            return of_grads
+        raise ValueError(
+            "gradient_noise must be RunningNoise() beside a metric that follows the run: variances of the parameters' own "
+            "gradients are not those in its coordinates. Or take a diagonal FixedMetric."
+        )
+
 
 class Scaled(NamedTuple):
     """The coordinates of one step.

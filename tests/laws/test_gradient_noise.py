@@ -10,6 +10,8 @@ import pytest
 
 import ctld_optax
 from ctld_optax._dynamics.alpha import AlphaHalf
+from ctld_optax._dynamics.minibatch import RunningNoise
+from ctld_optax._dynamics.preconditioner import Diagonal
 from tests.laws.chains import SIGMAS, broken, deviation, estimate, sampler
 
 LEARNING_RATE, TEMPERATURE, MOMENTUM, ALPHA_MOMENTUM = 0.2, 0.37, 0.83, 0.91
@@ -24,19 +26,25 @@ def sigma_at(learning_rate):
 
 
 SIGMA = sigma_at(LEARNING_RATE)
+IDENTITY = np.eye(2)
 SLACK = 0.005 * TEMPERATURE
 VALUE_SIGMA = 2.3  # standard deviation of the loss's own noise: 6.2 in units of the temperature
 
 
-def simulate_noisy(transformation, *, steps, chains=64, seed=41, value_sigma=0.0, sigma=SIGMA, rate=LEARNING_RATE):
-    """A quadratic whose gradient and value are noisy: (theta, r, r_alpha) of every fourth step."""
-    curvature, root = jnp.asarray(CURVATURE, jnp.float32), jnp.asarray(np.sqrt(sigma), jnp.float32)
+def simulate_noisy(
+    transformation, *, steps, chains=64, seed=41, value_sigma=0.0, root=np.sqrt(SIGMA), rate=LEARNING_RATE, hessian=CURVATURE
+):
+    """A quadratic whose gradient and value are noisy: (theta, r, r_alpha, alpha) of every fourth step.
+
+    `root` makes the gradient's noise of white noise; that and `hessian` are matrices, or their diagonals.
+    """
+    hessian, root = (jnp.asarray(np.diag(m) if np.ndim(m) == 1 else m, jnp.float32) for m in (hessian, root))
 
     def step(carry, key):
         theta, state = carry
         gradient_key, value_key = jax.random.split(key)
-        grads = curvature * theta + root * jax.random.normal(gradient_key, (2,))
-        value = 0.5 * jnp.sum(curvature * theta**2) + value_sigma * jax.random.normal(value_key)
+        grads = hessian @ theta + root @ jax.random.normal(gradient_key, (2,))
+        value = 0.5 * theta @ hessian @ theta + value_sigma * jax.random.normal(value_key)
         updates, state = transformation.update(grads, state, theta, value=value)
         r = -state.momentum * jnp.sqrt(rate / TEMPERATURE)
         return (theta + updates, state), (theta, r, state.r_alpha, state.alpha)
@@ -57,13 +65,18 @@ def langevin(noise, **changes):
     return ctld_optax.ctld(**(settings | {"gradient_noise": noise} | changes))
 
 
-def worst(transformation, temperature=TEMPERATURE, *, rate=LEARNING_RATE):
-    """Deviation from the law of `temperature`, of whose noise the part `brought` is the gradient's own, and white."""
-    theta, r, *_ = simulate_noisy(transformation, steps=12_000, sigma=sigma_at(rate), rate=rate)
-    stiffness, brought = rate * CURVATURE, BROUGHT
+def worst(transformation, temperature=TEMPERATURE, *, rate=LEARNING_RATE, scale=IDENTITY, curvature=CURVATURE):
+    """Deviation from the law of `temperature`, of whose noise the part `brought` is the gradient's own, and white.
+
+    In the coordinates theta = scale z the target has this diagonal curvature, and the noise a diagonal covariance.
+    """
+    inverse = np.linalg.inv(scale)
+    root, hessian = inverse.T * np.sqrt(sigma_at(rate)), (inverse.T * curvature) @ inverse
+    theta, r, *_ = simulate_noisy(transformation, steps=12_000, root=root, rate=rate, hessian=hessian)
+    z, stiffness, brought = theta @ inverse.T, rate * curvature, BROUGHT
     order = transformation.kernel.integrator
     return max(
-        deviation(theta**2, order.variance(stiffness, MOMENTUM, brought) * temperature / CURVATURE, slack=SLACK / CURVATURE),
+        deviation(z**2, order.variance(stiffness, MOMENTUM, brought) * temperature / curvature, slack=SLACK / curvature),
         deviation(r**2, order.kinetic_temperature(MOMENTUM, stiffness, brought) * temperature / TEMPERATURE, slack=SLACK),
     )
 
@@ -98,6 +111,65 @@ def test_estimated_noise_compensates_up_to_the_motion_of_the_gradient():
 )
 def test_uncompensated_and_wrongly_compensated_laws_are_others(noise):
     assert worst(langevin(noise)) > SIGMAS
+
+
+# In a metric the gradient enters, and the noise is injected, in its coordinates.
+
+MASS = np.array([0.05, 3.0])  # of a diagonal one; Sigma is that of the parameters
+OBLIQUE = np.array([[90.0, 21.0], [21.0, 8.0]])  # a curvature, and the dense metric that makes it round
+
+
+def in_diagonal_metric():
+    scale = 1.0 / np.sqrt(MASS)
+    noise = ctld_optax.KnownNoise(jnp.asarray(SIGMA / scale**2, jnp.float32))
+    transformation = langevin(noise, preconditioner=ctld_optax.FixedMetric(jnp.asarray(MASS, jnp.float32)))
+    return worst(transformation, scale=np.diag(scale))
+
+
+def in_dense_metric(rate, noise, excess=0.0):
+    metric = ctld_optax.FixedMetric(jnp.asarray(OBLIQUE, jnp.float32))
+    scale = np.asarray(metric.init(jnp.zeros(2)).factor, np.float64)
+    transformation = langevin(noise, learning_rate=rate, preconditioner=metric)
+    return worst(transformation, TEMPERATURE * (1.0 - excess), rate=rate, scale=scale, curvature=np.ones(2))
+
+
+def test_known_noise_of_the_parameters_is_carried_into_a_diagonal_metric():
+    assert in_diagonal_metric() < SIGMAS
+
+
+def test_noise_taken_in_the_wrong_coordinates_fails(monkeypatch):
+    monkeypatch.setattr(Diagonal, "variances", lambda self, of_grads: of_grads)
+    assert in_diagonal_metric() > SIGMAS
+
+
+@pytest.mark.slow
+def test_estimated_noise_is_that_of_the_coordinates_of_a_dense_metric(monkeypatch):
+    """At the learning rates of the preset; the excess is that of the motion of the gradient, as above."""
+    noise = ctld_optax.RunningNoise()
+    excess = SMALL * BROUGHT + SMALL**2 / (4.0 * (1.0 - MOMENTUM))
+    assert in_dense_metric(SMALL, noise, excess) < SIGMAS
+    # Negative controls: no compensation; and Sigma of the parameters, where the noise is injected in other coordinates.
+    assert in_dense_metric(SMALL, None) > SIGMAS
+    observe = RunningNoise.observe
+    factor = ctld_optax.FixedMetric(jnp.asarray(OBLIQUE, jnp.float32)).init(jnp.zeros(2)).factor
+    outside = lambda self, state, grads, *rest: observe(self, state, grads @ jnp.linalg.inv(factor), *rest)
+    monkeypatch.setattr(RunningNoise, "observe", outside)
+    assert in_dense_metric(SMALL, noise, excess) > SIGMAS
+
+
+def test_variances_of_parameters_beside_a_dense_metric_are_refused():
+    metric = ctld_optax.FixedMetric(jnp.asarray(OBLIQUE, jnp.float32))
+    for noise in (0.1, jnp.ones(2), ctld_optax.KnownNoise(0.1)):
+        with pytest.raises(ValueError, match=r"^gradient_noise must be RunningNoise\(\) beside a dense metric"):
+            langevin(noise, preconditioner=metric).init(jnp.zeros(2))
+    langevin(ctld_optax.KnownNoise(0.0, value=0.1), preconditioner=metric).init(jnp.zeros(2))  # of the loss alone
+
+
+@pytest.mark.parametrize("wrong", [[1.0, 2.0], {"w": 0.1}])
+def test_variances_of_another_structure_are_named_in_a_metric_too(wrong):
+    tx, params = langevin(wrong, preconditioner=ctld_optax.FixedMetric(2.0)), {"w": jnp.ones(2), "b": jnp.ones(1)}
+    with pytest.raises(ValueError, match=r"^gradient_noise must be a number or a pytree like the parameters"):
+        tx.update(params, tx.init(params), params, value=1.0)
 
 
 def test_estimates_of_the_variances():
@@ -179,7 +251,7 @@ def heat_of_alpha(noise, *, alpha_step_size=0.05, value_sigma=VALUE_SIGMA, band=
     settings = {"learning_rate": rate, "temperature": TEMPERATURE, "momentum": MOMENTUM, "gradient_noise": noise}
     transformation = sampler(**settings, alpha_momentum=ALPHA_MOMENTUM, alpha_step_size=alpha_step_size)
     _, _, r_alpha, alpha = simulate_noisy(
-        broken(transformation, **parts), steps=16_000, value_sigma=value_sigma, sigma=np.zeros(2)
+        broken(transformation, **parts), steps=16_000, value_sigma=value_sigma, root=np.zeros(2)
     )
     inside = (np.abs(alpha) > band[0]) & (np.abs(alpha) < band[1])
     return estimate(r_alpha**2, inside.astype(np.float64))

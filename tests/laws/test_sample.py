@@ -75,7 +75,7 @@ def test_a_prior_is_never_heated():
     """What the data say nothing of has its prior's variance at every temperature; as a likelihood it has some 16 times that."""
 
     def variance_while_hot(heated, kept):
-        target = Target(heated, kept)
+        target = Target(_sample.OnFlat(heated, jnp.asarray), _sample.OnFlat(kept, jnp.asarray))
         sampler = _sample.Sampler(0.8, ctld_optax.PolynomialTempering(strength=0.95), None, 0.02)
         metric = warmup.Metric(warmup.Diagonal(jnp.ones(1)), jnp.asarray(0.02))
         chains = _sample.start(target, sampler, metric, jnp.zeros((256, 1)), jax.random.key(0))
