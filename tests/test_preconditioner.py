@@ -71,8 +71,9 @@ def test_gradient_times_s_in_and_update_times_s_out():
 def test_a_mass_that_is_known_is_looked_at_inside_jit_too(mass):
     made = jax.jit(lambda: ctld_optax.FixedMetric(mass).init(jnp.zeros(3)))()
     assert_identical(made.inward(jnp.ones(3)), ctld_optax.FixedMetric(mass).init(jnp.zeros(3)).inward(jnp.ones(3)))
+    wrong = -mass
     with pytest.raises(ValueError, match="mass must be positive"):
-        jax.jit(lambda: ctld_optax.FixedMetric(-mass).init(jnp.zeros(3)))()
+        jax.jit(lambda: ctld_optax.FixedMetric(wrong).init(jnp.zeros(3)))()
 
 
 def test_one_array_like_the_one_parameter_is_a_diagonal():

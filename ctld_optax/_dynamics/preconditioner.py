@@ -218,8 +218,9 @@ class FixedMetric(Still):
                 f"mass must be a ({size}, {size}) matrix, or have the structure and the shapes of params "
                 f"({structure}), or of a prefix of it; got {jax.tree.map(jnp.shape, self.mass)}."
             ) from error
-        scales = [jax.lax.rsqrt(_positive(jnp.asarray(m, dtype), jnp.ravel)) for m in masses]
-        return Diagonal(jax.tree.unflatten(structure, scales))
+        for mass in jax.tree.leaves(self.mass):  # as it was given: inside `jit` what is made of it has no value
+            _positive(jnp.asarray(mass, dtype), jnp.ravel)
+        return Diagonal(jax.tree.unflatten(structure, [jax.lax.rsqrt(jnp.asarray(m, dtype)) for m in masses]))
 
 
 @checked()
