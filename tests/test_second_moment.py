@@ -126,6 +126,16 @@ def test_what_has_seen_no_gradient_moves_as_in_unit_mass():
         assert seen > 100.0
 
 
+def test_a_first_gradient_near_zero_by_chance_is_no_scale():
+    """The noise would throw such an entry by the root of its inverse; without noise it moves as Adam has it."""
+    metric, first = ctld_optax.SecondMoment(power=1.0), jnp.asarray([1e-6, 1.0, -3.0])
+    mean_square = 10.0 / 3.0
+    np.testing.assert_allclose(observed(metric, [first]).nu, 1e-3 * np.asarray([mean_square, mean_square, 9.0]), rtol=1e-5)
+    later = observed(metric, [first, first]).nu - 0.999 * observed(metric, [first]).nu
+    np.testing.assert_allclose(later, 1e-3 * first**2, atol=1e-8)
+    np.testing.assert_allclose(observed(metric, [first], COLD).nu, 1e-3 * first**2, rtol=1e-5)
+
+
 @pytest.mark.parametrize("metric_class", METRICS)
 def test_it_stands_still_after_so_many_gradients(metric_class):
     gradients = [jax.tree.map(lambda p, size=size: size * p, PARAMS) for size in range(1, 9)]
