@@ -1,5 +1,8 @@
 """A temperature that rises, to find the one to take: what learning-rate finders are for the learning rate."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -13,8 +16,8 @@ def temperature_ramp(low: float, high: float, steps: int) -> optax.Schedule:
 
     The temperature range test: train once on this ramp at a temperature that does not move by itself (`tempering=None`), with
     the learning rate and for as many steps as the sampling phase will have, and record the losses.
-    :func:`ctld_optax.diagnostics.suggest_temperature` reads the base temperature from them. Three to four decades around
-    2/d times the loss at the start are enough, with d parameters.
+    :func:`ctld_optax.diagnostics.suggest_temperature` reads the base temperature from them. Three decades that begin at 2/d
+    times a tenth of the loss at the start are a good first try, with d parameters.
 
     Args:
       low: > 0, in units of `value`; cold enough to change nothing.
@@ -37,7 +40,7 @@ def temperature_ramp(low: float, high: float, steps: int) -> optax.Schedule:
     check_range("high", high, minimum=low, minimum_open=True)
     check_count("steps", steps, 2)
 
-    def schedule(count: jnp.ndarray | int) -> jnp.ndarray:
+    def schedule(count: Any) -> jax.Array:
         share = jnp.minimum(jnp.asarray(count) / (steps - 1), 1.0)
         # Not a power of high / low, whose float32 rounding would be seen at the ends.
         return jnp.exp((1.0 - share) * jnp.log(jnp.asarray(low)) + share * jnp.log(jnp.asarray(high)))
