@@ -1,7 +1,6 @@
 """What a temperature range test says: the base temperature, or why there is none to be read."""
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,8 @@ from ctld_optax._checked import checked
 from ctld_optax._validate import as_numbers, check_range
 from ctld_optax.diagnostics._run import SIGMAS, Finding
 
-BINS = 60  # stretches of the ramp, a mean loss each
-FEW_A_BIN = 5  # steps in a stretch: with fewer there is no mean to speak of
+BINS = 60  # stretches of the ramp, a median loss each
+FEW_A_BIN = 5  # steps in a stretch: with fewer there is no median to speak of
 CLEAR = 0.05  # a fall or a rise is one from this share of the loss at the start on
 EARLY = 30.0  # how far below the lowest loss's temperature noise counts as too weak to have made a fall
 TRAINED = "falls_without_noise"  # the one finding that leaves the suggestion standing
@@ -57,7 +56,7 @@ def suggest_temperature(losses: Any, temperatures: Any, strength: float = 0.85) 
     .. math:: T = T^* (1 - S) / 2
 
     with T* where the smoothed loss is lowest and S the strength of the tempering, so that the hottest temperature, T/(1 - S),
-    is half of what just did not hurt yet. The loss is smoothed as its mean over 60 equal stretches of the ramp, each averaged
+    is half of what just did not hurt yet. The loss is smoothed as its median over 60 equal stretches of the ramp, each averaged
     with its neighbours. Single losses that are not finite are left out, and so is all that follows the last finite one.
 
     =====================  ============================================================================================
@@ -115,17 +114,19 @@ def suggest_temperature(losses: Any, temperatures: Any, strength: float = 0.85) 
 
 
 def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, float]:
-    """The mean loss of each stretch, averaged with its neighbours, and the standard error of such a mean."""
+    """The median loss of each stretch, averaged with its neighbours, and the standard error of such a median."""
     known = np.where(np.isfinite(losses), np.clip(losses, -LARGE, LARGE), np.nan)
     stretches = np.array_split(known, min(BINS, losses.size))
-    # A stretch in which the run diverges for good is no mean of anything, and what follows is none either.
+    # A stretch in which the run diverges for good is no median of anything, and what follows is none either.
     ends = np.cumsum([stretch.size for stretch in stretches])
     whole = max(int(np.count_nonzero(ends <= np.flatnonzero(~np.isnan(known))[-1] + 1)), 1)
     sizes = np.array([np.count_nonzero(~np.isnan(stretch)) for stretch in stretches[:whole]])
     seen = np.flatnonzero(sizes)
-    means = np.interp(np.arange(whole), seen, [np.nanmean(stretches[place]) for place in seen])
-    errors = [np.nanstd(stretches[place]) / math.sqrt(sizes[place]) for place in seen]
-    smooth = np.convolve(np.pad(means, 1, "edge"), [0.25, 0.5, 0.25], "valid")
+    medians = [np.nanmedian(stretches[place]) for place in seen]
+    spreads = [np.nanmedian(np.abs(stretches[place] - m)) for place, m in zip(seen, medians, strict=True)]
+    errors = 1.25 * 1.48 * np.asarray(spreads) / np.sqrt(sizes[seen])  # of a normal median; spikes do not count
+    padded = np.pad(np.interp(np.arange(whole), seen, medians), 1, "edge")
+    smooth = np.convolve(padded, [0.25, 0.5, 0.25], "valid")
     return np.concatenate([smooth, np.full(len(stretches) - whole, np.inf)]), float(np.median(errors))
 
 
@@ -142,7 +143,7 @@ def _trouble(smooth: np.ndarray, error: float, middle: np.ndarray, at: int, size
         (
             size < FEW_A_BIN * BINS,
             "too_short",
-            f"{size} losses are too few for {BINS} means of {FEW_A_BIN}.",
+            f"{size} losses are too few for {BINS} medians of {FEW_A_BIN}.",
             "as many steps as you will sample for.",
         ),
         (
@@ -154,7 +155,7 @@ def _trouble(smooth: np.ndarray, error: float, middle: np.ndarray, at: int, size
         (
             fall < clear,
             "too_short",
-            f"the fall, {fall:.2g}, is lost in the noise of the losses, {error:.2g} in each mean.",
+            f"the fall, {fall:.2g}, is lost in the noise of the losses, {error:.2g} in each median.",
             "more steps, or larger minibatches.",
         ),
         (
