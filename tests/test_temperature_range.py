@@ -72,6 +72,14 @@ def test_single_losses_that_are_not_finite_are_left_out():
     assert np.isfinite(found.losses).all()
 
 
+def test_spikes_do_not_move_it():
+    losses = noisy(valley())
+    losses[::13] *= 1e4
+    found = diagnostics.suggest_temperature(losses, TEMPERATURES)
+    healthy = diagnostics.suggest_temperature(noisy(valley()), TEMPERATURES)
+    assert found.temperature == pytest.approx(healthy.temperature, rel=0.5)
+
+
 FALLING = 2.3 * (0.1 + np.exp(-np.arange(STEPS) / 500.0))  # what training does by itself
 CASES = {
     "no_fall": noisy(np.where(TEMPERATURES < 1e-4, 2.3, 2.3 + 2e3 * TEMPERATURES)),
