@@ -30,5 +30,6 @@ from ctld_optax._phase_switch import PhaseSwitchState as PhaseSwitchState
 from ctld_optax._phase_switch import phase_switch as phase_switch
 from ctld_optax._presets import algorithm1 as algorithm1
 from ctld_optax._presets import posterior_sampler as posterior_sampler
+from ctld_optax._temperature_ramp import temperature_ramp as temperature_ramp
 
 __version__ = "0.1.0"

@@ -63,6 +63,28 @@ def cloud(ax: Any) -> None:
     plotting.sample_cloud(samples, energy=energy, ax=ax)
 
 
+def ramp(ax: Any) -> None:
+    """The saddle of the first page, left by noise."""
+    x = jnp.linspace(-2.0, 2.0, 64)[:, None]
+    y = jnp.sin(3.0 * x)
+    params = {"w": jnp.zeros((1, 32)), "b": jnp.zeros(32), "v": jnp.zeros((32, 1))}
+    schedule = ctld_optax.temperature_ramp(1e-5, 1e-1, SAMPLING_STEPS)
+    tx = ctld_optax.ctld(0.05, schedule, key=0, tempering=None)
+
+    def step(carry: Any, _: Any) -> Any:
+        params, state = carry
+        loss, grads = jax.value_and_grad(
+            lambda p: jnp.mean((jnp.tanh(x @ p["w"] + p["b"]) @ p["v"] - y) ** 2)
+        )(params)
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), loss
+
+    scan = jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=SAMPLING_STEPS)[1])
+    losses = scan((params, tx.init(params)))
+    plotting.temperature_ramp(losses, jax.vmap(schedule)(jnp.arange(SAMPLING_STEPS)), ax=ax)
+    ax.legend(loc="upper left")
+
+
 def kinetic(run: Run, ax: Any) -> None:
     stretch = jax.tree.map(lambda row: row[3_400:3_800], run.trajectory)
     plotting.kinetic_temperature(stretch, SIZE, TEMPERATURE, step=stretch.count, ax=ax)
@@ -98,6 +120,7 @@ PICTURES: dict[str, Callable[[Run, Any], Any]] = {
     "temperature_trajectory": lambda run, ax: plotting.temperature_trajectory(
         run.trajectory.beta, switch_step=SAMPLING_STEPS, ax=ax
     ),
+    "temperature_ramp": lambda _, ax: ramp(ax),
     "alpha_occupation": occupation,
     "bias_potential": bias,
     "kinetic_temperature": kinetic,

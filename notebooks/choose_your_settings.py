@@ -60,17 +60,54 @@ MOMENTUM, BATCH, STEPS = 0.9, 128, 4_000  # what you would train with
 # %% [markdown]
 # ## Step 1: where to look for the temperature
 #
-# In equilibrium each of the $d$ parameters holds $T/2$ of the loss. The noise shall add between a tenth and the whole of the
-# loss you start from:
+# One run on a temperature that rises, as learning-rate finders do it, and as long as the sampling phase will be. The ramp
+# covers three decades. It begins where the noise would add a tenth of the loss you start from, for in equilibrium each of the
+# $d$ parameters holds $T/2$ of the loss:
 #
-# $$ T = \frac{2}{d} \cdot \frac{\text{loss at the start}}{1 \ldots 10} $$
+# $$ T_\text{cold} = \frac{2}{d} \cdot \frac{\text{loss at the start}}{10} $$
 
 # %%
 start = init(jax.random.key(0))
 num_params = sum(leaf.size for leaf in jax.tree.leaves(start))
 start_loss = float(loss_fn(start, train_x, train_y))
-hottest = 2.0 * start_loss / num_params
-temperatures = np.geomspace(hottest / 10.0, hottest, 4)
+coldest = 2.0 * start_loss / num_params / 10.0
+HALF = STEPS // 2
+usual_rate = 0.01
+ramp = ctld_optax.temperature_ramp(coldest, 1_000 * coldest, HALF)
+
+
+@jax.jit
+def on_the_ramp(key):
+    """The losses of the minibatches."""
+    tx = ctld_optax.ctld(usual_rate, ramp, MOMENTUM, key=key, tempering=None)
+
+    def step(carry, number):
+        params, state = carry
+        index = jax.random.randint(jax.random.fold_in(key, number), (BATCH,), 0, len(train_y))
+        loss, grads = jax.value_and_grad(loss_fn)(params, train_x[index], train_y[index])
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), loss
+
+    return jax.lax.scan(step, (start, tx.init(start)), jnp.arange(HALF))[1]
+
+
+ramp_losses = on_the_ramp(jax.random.key(100))
+ramp_temperatures = jax.vmap(ramp)(jnp.arange(HALF))
+found = diagnostics.suggest_temperature(ramp_losses, ramp_temperatures)
+print(found)
+
+figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+plotting.temperature_ramp(ramp_losses, ramp_temperatures, ax=ax)
+ax.legend(loc="upper left")
+plt.show()
+
+# %% [markdown]
+# The noise moves the network off its plateau, until it holds the loss up. The suggestion is good to a factor of two or so: the
+# next step tries around it. (A ramp that shows no temperature says why; then begin at $T_\text{cold}$.)
+
+# %%
+suggested = coldest if found.temperature is None else found.temperature
+temperatures = suggested * np.array([0.25, 0.5, 1.0, 2.0])
 print(
     f"{num_params:,} parameters, loss at the start {start_loss:.2f}: try",
     ", ".join(f"{t:.1e}" for t in temperatures),
@@ -111,7 +148,7 @@ def train(learning_rate, temperature, seed, sampling_steps):
     return accuracy, losses, trajectory
 
 
-HALF, SEEDS = STEPS // 2, 2
+SEEDS = 2
 over_settings = jax.jit(jax.vmap(train, (0, 0, 0, None)), static_argnums=3)
 
 
@@ -129,7 +166,6 @@ def try_out(learning_rates, temperatures, first_seed=0, sampling_steps=HALF):
     )
 
 
-usual_rate = 0.01
 accuracies, losses, _ = try_out([usual_rate] * len(temperatures), temperatures)
 temperature = float(temperatures[accuracies.min(axis=1).argmax()])
 

@@ -51,6 +51,15 @@ def cloud():
     return rng.normal(size=(3, 100, 2)) * 0.4 + rng.choice([-1.0, 1.0], size=(3, 100, 1))
 
 
+def ramp():
+    """A plateau that noise leaves, a bottom, and a divergence."""
+    temperatures = np.geomspace(1e-6, 1e-2, 2_000)
+    decades = np.log10(temperatures / 3e-4)
+    losses = np.where(decades < 0.0, 0.5 + 1.8 / (1.0 + np.exp(8.0 * (decades + 0.7))), 0.5 + 4.0 * decades**2)
+    losses *= np.exp(0.05 * np.random.default_rng(0).normal(size=losses.shape))
+    return np.where(temperatures > 4e-3, np.nan, losses), temperatures
+
+
 PICTURES = {
     "temperature": lambda ax: plotting.temperature_trajectory(walk().beta, switch_step=300, ax=ax),
     "occupation": lambda ax: plotting.alpha_occupation(walk().alpha, ax=ax),
@@ -58,6 +67,7 @@ PICTURES = {
     "force": lambda ax: plotting.bias_potential(filled(b := ctld_optax.AdaptiveBiasingForce()), b, ax=ax),
     "kinetic": lambda ax: plotting.kinetic_temperature(walk(), NUM_PARAMS, TEMPERATURE, ax=ax),
     "portrait": lambda ax: plotting.phase_portrait(walk().alpha, walk().r_alpha, ax=ax),
+    "ramp": lambda ax: plotting.temperature_ramp(*ramp(), ax=ax),
     "cloud": lambda ax: plotting.sample_cloud(cloud(), energy=two_wells, ax=ax),
 }
 

@@ -12,7 +12,19 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import char_rnn, digits, paper, phases, round_trips, sda, sda_phases, sensitivity, step_cost
+from benchmarks import (
+    char_rnn,
+    digits,
+    paper,
+    phases,
+    round_trips,
+    sda,
+    sda_phases,
+    sensitivity,
+    step_cost,
+    temperature_range,
+    value_free,
+)
 from benchmarks.harness import data, provenance, sweep, table
 
 
@@ -82,6 +94,63 @@ def test_step_cost_writes_its_figures_and_measures_nothing_twice(tmp_path, capsy
     step_cost.main([*smallest, "Adam"])
     assert (tmp_path / "step_cost.csv").read_text().startswith(first)
     assert [row.variant for row in table.read(tmp_path / "step_cost.csv", step_cost.Row)] == ["SGD-M", "CTLD gaussian", "Adam"]
+
+
+@pytest.mark.slow
+def test_value_free_runs_once_and_says_what_it_found(tmp_path, capsys):
+    arguments = ["--networks", "digits", "--seeds", "2", "--steps", "8", "--csv", str(tmp_path / "free.csv")]
+    value_free.main(arguments)
+    rows = table.read(tmp_path / "free.csv", value_free.Row)
+    assert {(row.drive, row.temperature, row.seed) for row in rows} == {
+        (drive, t, seed) for drive in ("loss", "kinetic", "work") for t in (2.5e-5, 4e-5) for seed in (0, 1)
+    }
+    assert all(sum(json.loads(row.alpha_counts)) == 4 for row in rows)  # the steps of the sampling phase
+    assert "2 runs of" in capsys.readouterr().out
+    value_free.main(arguments)
+    assert "2 runs of" not in capsys.readouterr().out
+
+
+def test_value_free_pools_the_seeds_of_a_setting():
+    half = [100] * 7 + [50] + [0] * 7
+    rows = [
+        value_free.Row("CNN", "kinetic", 0.1, 1e-4, 8, seed, "accuracy", 0.1, 0.9, 0.267, json.dumps(counts), 1.0)
+        for seed, counts in enumerate([half, half[::-1]])
+    ]
+    assert value_free.divergence(rows) < 1e-9
+    assert value_free.divergence(rows[:1]) > 0.5
+    assert list(value_free.show(rows).columns[5].cells) == ["yes"]
+    assert list(value_free.show(rows[:1]).columns[5].cells) == ["no"]
+
+
+def ramp_rows(metric, ends, suggestions):
+    grid = temperature_range.grid(1e-6)
+    rows = [
+        temperature_range.Row("CNN", "grid", t, 8, seed, metric, end, "[]", np.nan, "", 1.0)
+        for t, end in zip(grid, ends, strict=True)
+        for seed in (0, 1)
+    ]
+    losses = json.dumps([2.0] * 40)
+    return rows + [
+        temperature_range.Row("CNN", "ramp", 0.0, 4, seed, metric, np.nan, losses, suggestion, "", 1.0)
+        for seed, suggestion in enumerate(suggestions)
+    ]
+
+
+def test_temperature_range_reads_the_band_around_the_best_end(tmp_path):
+    nan = float("nan")
+    # The last one is as good as the best, and cut off from it.
+    accuracy = ramp_rows("accuracy", [0.1, 0.94, 0.96, 0.95, 0.5, nan, 0.96], [4e-6, 2e-5, 4e-5, nan])
+    found = temperature_range.read(accuracy)
+    half = 10 ** (1 / 6)
+    np.testing.assert_allclose(found.band, [2.2e-6 / half, 1e-5 * half], rtol=1e-6)
+    assert found.hits.tolist() == [True, False, False, False]
+    np.testing.assert_allclose(found.off[:3], [1.0, 2e-5 / (1e-5 * half), 4e-5 / (1e-5 * half)])
+    loss = temperature_range.read(ramp_rows("mse", [0.04, 0.0329, 0.03, 0.031, 0.05, nan, 1e9], [1e-7]))
+    np.testing.assert_allclose(loss.band, [2.2e-6 / half, 1e-5 * half], rtol=1e-6)
+    assert loss.hits.tolist() == [False]
+    temperature_range.draw(tmp_path / "range.png", accuracy)
+    assert (tmp_path / "range.png").stat().st_size > 10_000
+    assert list(temperature_range.show(accuracy).columns[4].cells) == ["1 of 4"]
 
 
 TINY = ["--steps", "3", "--trials", "2", "--seeds", "2", "--methods", "SGD-M", "CTLD"]

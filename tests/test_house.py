@@ -16,7 +16,7 @@ FLOORS = (
     {"_arrays"},
     {"_dynamics"},
     {"_ctld", "_handover", "_probe", "_chains", "_warmup", "_batches"},
-    {"_presets", "_phase_switch", "_accumulate", "baselines"},
+    {"_presets", "_phase_switch", "_accumulate", "_temperature_ramp", "baselines"},
     {"diagnostics", "posterior", "_sample"},
     {"plotting", "recorder", "writers", "checkpoint"},
     {"__init__"},

@@ -106,6 +106,24 @@ def test_plain_hills_imply_no_free_energy(ax):
     assert len(ax.lines) == 1
 
 
+def test_ramp_says_what_to_take(ax):
+    losses, temperatures = pictures.ramp()
+    found = diagnostics.suggest_temperature(losses, temperatures)
+    assert plotting.temperature_ramp(losses, temperatures, ax=ax) is ax
+    assert [text.get_text() for text in ax.texts] == [f"take T = {found.temperature:.1e}"]
+    (band,) = ax.patches
+    np.testing.assert_allclose([band.get_x(), band.get_x() + band.get_width()], [found.temperature, found.lowest / 2.0])
+    assert {"minibatch", "smoothed", "base to hottest"} == set(ax.get_legend_handles_labels()[1])
+    assert ax.get_ylim()[1] < 5.0  # of the end of the ramp, 6 and more, nothing is to be seen
+
+
+def test_ramp_without_a_suggestion_names_the_finding(ax):
+    _, temperatures = pictures.ramp()
+    plotting.temperature_ramp(np.full(temperatures.shape, 2.3), temperatures, ax=ax)
+    assert [text.get_text() for text in ax.texts] == ["no_fall"]
+    assert not ax.patches
+
+
 def test_current_axes_are_the_default():
     figure = plt.figure()
     assert plotting.alpha_occupation([0.1, 0.2]) in figure.axes

@@ -56,7 +56,7 @@ def public():
 
 def is_result(found):
     """Whether a class is what the library gives back, and nobody calls: states, reports, errors."""
-    results = (tuple, Exception, diagnostics.Report, diagnostics.Finding, plotting.Explorer)
+    results = (tuple, Exception, diagnostics.Report, diagnostics.Finding, diagnostics.TemperatureRange, plotting.Explorer)
     return isinstance(found, type) and issubclass(found, results)
 
 
@@ -104,6 +104,7 @@ def good(tmp_path_factory):
         "predict.state": reservoir.update(reservoir.init(PARAMS, key=0), PARAMS, True),
         "report.samples": np.ones((64, 3)), "sampler": sampler, "optimizer": SGD, "optimizer_state": SGD.init(PARAMS),
         "sampler_state": state, "sampling_steps": 2,
+        "low": 1e-3, "high": 1e-1, "steps": 5, "losses": np.ones(64), "temperatures": np.geomspace(1e-3, 1e-1, 64),
         "mass": 1.0, "loss_fn": loss_fn, "initial": PARAMS, "sample.num_chains": 1, "sample.num_warmup": 250,
         "sample.num_samples": 2, "sample.bias": ctld_optax.AdaptiveBiasingForce(), "sample.momentum": 0.8,
         "sample.learning_rate": 0.1,
@@ -160,6 +161,7 @@ TREES = {
     "plotting.alpha": ARRAYS,
     "alpha": ARRAYS, "r_alpha": ARRAYS, "beta": ARRAYS, "samples": ARRAYS,
     "step": (*(wrong for wrong in ARRAYS if wrong is not None), 0.85, jnp.ones(2)),
+    "losses": (*ARRAYS, [], np.ones((2, 2))), "temperatures": (*ARRAYS, -1.0, np.zeros(64), np.geomspace(1e-1, 1e-3, 64)),
     "kinetic_energy": ARRAYS, "kinetic_temperature_target.temperature": ARRAYS,
     "report.trajectory": (None, 0.85, "text", PARAMS, object(), ctld_optax, diagnostics.Snapshot, ctld_optax.Metadynamics),
     "report.samples": ("text", 0.85, {}, TEXTS, PARAMS, jnp.ones(2), object(), ctld_optax.Metadynamics),

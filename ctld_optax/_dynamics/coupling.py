@@ -220,6 +220,9 @@ class Kinetic(Standardized):
     work + K     4e-5    0.289   0.005  0.974                 0.078         6 of 8
     ===========  ======  ======  =====  ====================  ============  ===============
 
+    A small CNN, a small transformer and the character LSTM, likewise: shares of 0.275, 0.290 and 0.297, KL of 0.003, 0.006 and
+    0.007; accuracies of 0.980 (with the value 0.978) and 0.973 (0.974), a perplexity of 6.41 (6.42), each +- 0.01 or 0.2.
+
     The three cannot be told apart. The work of the gradient (the running sum of gradient times update in the loss's place)
     would need a field of its own in the state, so it is not offered.
 

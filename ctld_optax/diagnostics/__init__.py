@@ -18,6 +18,8 @@ from ctld_optax.diagnostics._run import Finding as Finding
 from ctld_optax.diagnostics._snapshot import Snapshot as Snapshot
 from ctld_optax.diagnostics._snapshot import ctld_state as ctld_state
 from ctld_optax.diagnostics._snapshot import snapshot as snapshot
+from ctld_optax.diagnostics._temperature_range import TemperatureRange as TemperatureRange
+from ctld_optax.diagnostics._temperature_range import suggest_temperature as suggest_temperature
 from ctld_optax.diagnostics._trajectory import alpha_histogram as alpha_histogram
 from ctld_optax.diagnostics._trajectory import alpha_kl_from_uniform as alpha_kl_from_uniform
 from ctld_optax.diagnostics._trajectory import bias_potential as bias_potential
@@ -32,6 +34,7 @@ __all__ = [
     "Finding",
     "Report",
     "Snapshot",
+    "TemperatureRange",
     "alpha_histogram",
     "alpha_kl_from_uniform",
     "bias_potential",
@@ -43,5 +46,6 @@ __all__ = [
     "report",
     "round_trips",
     "snapshot",
+    "suggest_temperature",
     "temperature",
 ]

@@ -25,6 +25,7 @@ from ctld_optax.plotting._pictures import kinetic_temperature as kinetic_tempera
 from ctld_optax.plotting._pictures import mark_switch as mark_switch
 from ctld_optax.plotting._pictures import phase_portrait as phase_portrait
 from ctld_optax.plotting._pictures import sample_cloud as sample_cloud
+from ctld_optax.plotting._pictures import temperature_ramp as temperature_ramp
 from ctld_optax.plotting._pictures import temperature_trajectory as temperature_trajectory
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "mark_switch",
     "phase_portrait",
     "sample_cloud",
+    "temperature_ramp",
     "temperature_trajectory",
 ]

@@ -312,6 +312,47 @@ def sample_cloud(
     return ax
 
 
+@checked()
+def temperature_ramp(
+    losses: Any, temperatures: Any, *, strength: float = 0.85, ax: Axes | None = None, color: str = VERMILLION
+) -> Axes:
+    """A temperature range test: losses over the temperatures of the ramp, where they are lowest, and what is suggested.
+
+    The shaded band is what the suggestion will move through, from the base temperature to the hottest. Without a suggestion the
+    name of the finding stands in its place.
+
+    Args:
+      losses: as for :func:`ctld_optax.diagnostics.suggest_temperature`.
+      temperatures: likewise.
+      strength: likewise.
+      ax: where to draw.
+      color: of the smoothed loss.
+
+    Example:
+      >>> temperatures = np.geomspace(1e-6, 1e-2, 3_000)
+      >>> losses = 2.0 / (1.0 + (temperatures / 1e-4) ** 2) + 0.1 * (temperatures / 1e-3) ** 2
+      >>> ax = ctld_optax.plotting.temperature_ramp(losses, temperatures)
+    """
+    found = diagnostics.suggest_temperature(losses, temperatures, strength)
+    ax = plt.gca() if ax is None else ax
+    finite = found.losses[np.isfinite(found.losses)]
+    start, bottom = float(finite[0]), float(finite.min())
+    reach = max(start - bottom, 0.1 * abs(start))
+    ax.plot(temperatures, losses, ".", color="0.75", markersize=1.5, rasterized=True, label="minibatch", zorder=1)
+    ax.plot(found.temperatures[: finite.size], finite, color=color, linewidth=1.8, label="smoothed")
+    ax.axvline(found.lowest, color="0.4", linewidth=0.9, linestyle=":")
+    if found.temperature is None:
+        said = ", ".join(finding.name for finding in found.findings)
+    else:
+        hottest = found.temperature / (1.0 - strength)
+        ax.axvspan(found.temperature, hottest, color=SKY, alpha=0.25, linewidth=0, label="base to hottest")
+        said = f"take T = {found.temperature:.1e}"
+    ax.annotate(said, (0.02, 0.04), xycoords="axes fraction", color="0.2")
+    # What a divergence does beyond this says nothing, and would flatten the rest.
+    ax.set(xscale="log", xlabel="temperature  [units of the loss]", ylabel="loss", ylim=(bottom - 0.35 * reach, start + reach))
+    return ax
+
+
 def one_run(function: str, **arrays: Any) -> list[np.ndarray]:
     """The arrays in float64, once each is seen to be of shape (steps,)."""
     found = {name: as_numbers(name, array) for name, array in arrays.items()}

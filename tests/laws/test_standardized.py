@@ -36,11 +36,12 @@ def test_score_is_the_distance_from_the_mean_in_standard_deviations():
     np.testing.assert_allclose(score, [-2.0, 0.0, 3.0, 5.0], rtol=1e-6)
 
 
-def test_the_run_does_not_see_the_unit_or_the_offset_of_the_loss():
+@pytest.mark.parametrize("coupling", ["standardized", "kinetic"])
+def test_the_run_does_not_see_the_unit_or_the_offset_of_the_loss(coupling):
     """loss -> c loss + b with T -> c T and lr -> lr / c is the same dynamics of alpha and theta."""
 
     def trace(scale, offset):
-        transformation = ctld_optax.ctld(0.01 / scale, 0.37 * scale, 0.83, key=3)
+        transformation = ctld_optax.ctld(0.01 / scale, 0.37 * scale, 0.83, key=3, coupling=coupling)
         draws, _ = simulate(
             transformation, lambda x: scale * skewed(x) + offset, jnp.float32(-1.0), steps=200, chains=2, seed=1
         )
@@ -92,6 +93,29 @@ def test_energy_above_the_mean_pushes_alpha_towards_the_heat(coupling, side):
     expected = -step_size * slope * 0.1 / unit
     assert np.sign(expected) == side
     np.testing.assert_allclose(high.r_alpha - low.r_alpha, expected, rtol=0.03)
+
+
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_kinetic_energy_above_the_mean_pushes_alpha_towards_the_heat(side):
+    """By h (-g') (K - K') in deviations, with the same noise; the value does nothing."""
+    step_size = 0.03
+    transformation = sampler(coupling="kinetic", bias=None, alpha_step_size=step_size, temperature=1e-9)
+    state = transformation.init(jnp.zeros(3))._replace(
+        alpha=jnp.float32(0.9 * side), r_alpha=jnp.float32(0.0), energy_mean=jnp.float32(2.0), energy_var=jnp.float32(0.5)
+    )
+    state = state._replace(count=jnp.int32(1_000_000))  # the running mean is old: its newest weight is 0.01
+
+    def pushed(kinetic_energy, value=None):
+        grads = jnp.full(3, jnp.sqrt(2.0 * kinetic_energy / (3.0 * 0.01)))  # K = l |m|^2 / 2 of a momentum from rest
+        return transformation.update(grads, state, value=value)[1]
+
+    low, high = pushed(2.0), pushed(2.1)
+    np.testing.assert_allclose(high.kinetic_energy, 2.1, rtol=1e-3)
+    slope = float(ctld_optax.PolynomialTempering().beta_gradient(state.alpha))
+    expected = -step_size * slope * 0.1 / float(jnp.sqrt(high.energy_var))
+    assert np.sign(expected) == side
+    np.testing.assert_allclose(high.r_alpha - low.r_alpha, expected, rtol=0.03)
+    assert pushed(2.0, value=jnp.float32(7.0)).r_alpha == low.r_alpha
 
 
 def test_first_steps_are_finite():
