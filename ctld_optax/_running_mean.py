@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ctld_optax._arrays.dtypes import at_least_float32
 from ctld_optax._checked import check_fields, checked
@@ -46,9 +47,9 @@ class RunningMean:
     .. math:: W_n = W_{n-1} + w_n, \qquad m_n = m_{n-1} + \frac{w_n}{W_n} (f_n - m_{n-1})
 
     With a model's probabilities on a fixed set of inputs, it is the posterior predictive of every network of a run, where
-    a :class:`Reservoir` keeps some of the networks, and so can be asked for any input later. With the parameters themselves it is
-    stochastic weight averaging; with the batch statistics that batches give under averaged parameters, what such a
-    network needs in place of those that it never had.
+    a :class:`Reservoir` keeps some of the networks, and so can be asked for any input later. With the parameters themselves it
+    is stochastic weight averaging; with the batch statistics that batches give under averaged parameters, what such a network
+    needs in place of those that it never had.
 
     Args:
       function: `function(*args)` gives an array, or a pytree of them; average probabilities, not logits. Called at the
@@ -97,9 +98,7 @@ class RunningMean:
 
         def taken() -> Any:
             found = self.function(*args)
-            known, got = jax.tree.structure(state.mean), jax.tree.structure(found)
-            if got != known:
-                raise ValueError(f"the function must give the structure that it gave at init, {known}, got {got}.")
+            _check_like(found, state.mean)
             # The first one is assigned: before it there is no number to move away from.
             return jax.tree.map(lambda mean, f: _moved(mean, f, w / total, is_first=state.weight == 0.0), state.mean, found)
 
@@ -109,12 +108,24 @@ class RunningMean:
 
 def _as_weight(weight: Any) -> jax.Array:
     """A number >= 0 or a boolean, as a float32 scalar."""
-    if jnp.result_type(weight) != jnp.bool:
-        check_range("weight", weight, minimum=0.0, hint="A boolean will do, such as in_window gives.")
-    given = jnp.asarray(weight)
-    if given.shape != ():
-        raise ValueError(f"weight must be one number or boolean, got an array of shape {given.shape}. Call update once a step.")
-    return given.astype(jnp.float32)
+    is_array = isinstance(weight, jax.Array | np.ndarray | np.generic)
+    kind = weight.dtype if is_array else jnp.result_type(type(weight)) if isinstance(weight, bool | int | float) else None
+    if kind is None or not any(jnp.issubdtype(kind, known) for known in (jnp.bool, jnp.integer, jnp.floating)):
+        raise TypeError(f"weight must be a number or a boolean, got {weight!r:.60}. Write True, or what in_window gives.")
+    if kind != jnp.bool:
+        check_range("weight", weight, minimum=0.0, hint="Call update once a step.")
+    elif jnp.shape(weight) != ():
+        raise ValueError(f"weight must be one boolean, got an array of shape {jnp.shape(weight)}. Call update once a step.")
+    return jnp.asarray(weight).astype(jnp.float32)
+
+
+def _check_like(found: Any, mean: Any) -> None:
+    given, known = jax.tree.structure(found), jax.tree.structure(mean)
+    if given != known:
+        raise ValueError(f"the function must give the structure that it gave at init, {known}, got {given}.")
+    for new, old in zip(jax.tree.leaves(found), jax.tree.leaves(mean), strict=True):
+        if jnp.shape(new) != old.shape:
+            raise ValueError(f"the function must give shape {old.shape}, as at init, got {jnp.shape(new)}.")
 
 
 def _dtype_of_mean(dtype: Any) -> Any:

@@ -15,8 +15,8 @@ A training loop that keeps 64 parameter sets of the posterior::
 
     mean_prediction = ctld_optax.posterior.predict(ensemble, model, inputs)
 
-:class:`Reservoir` keeps networks, of which any input can be asked later; :class:`RunningMean` keeps one mean, such as that of the
-predictions on a fixed set, over as many steps as you like. A network with batch normalisation is kept whole: give the
+:class:`Reservoir` keeps networks, of which any input can be asked later; :class:`RunningMean` keeps one mean, such as that of
+the predictions on a fixed set, over as many steps as you like. A network with batch normalisation is kept whole: give the
 reservoir `(params, batch_stats)`, since each network has statistics of its own.
 """
 

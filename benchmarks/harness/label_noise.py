@@ -4,7 +4,7 @@ A run is read in several ways at once: its last network, the one that validation
 half. So one budget of trials serves several methods, and what they differ by is no other luck.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -30,7 +30,7 @@ CYCLES, EXPLORING = 4, 0.8  # of cyclical SGHMC; the share of a cycle without no
 
 
 class Images(NamedTuple):
-    """What a run may look at: labels of `train` and `validation` are partly wrong. Looking at more than `validation` costs time.
+    """What a run may look at: labels of `train` and `validation` are partly wrong.
 
     `looks` are the sets that are predicted, by name: "validation" while tuning, "test" and "out" too in what is reported.
     """
@@ -128,7 +128,7 @@ def cycle(step: Any, steps: int) -> Any:
 MEANS: dict[str, Callable[[Look], jax.Array]] = {
     "mean": lambda look: look.is_late,
     "window": lambda look: look.is_late & posterior.in_window(look.alpha),
-    "cycles": lambda look: cycle(look.step, look.steps) >= EXPLORING,
+    "cycles": lambda look: cycle(look.step, look.steps) > EXPLORING,
 }
 
 
@@ -174,9 +174,7 @@ def run(method: Method, hyper: Mapping[str, Any], key: Any, images: Images, step
         weights = average.update(weights, at.is_late, params)
         labels = {"stopped": images.validation_y} | ({"oracle": images.test_y} if "test" in images.looks else {})
         judged = {"stopped": "validation", "oracle": "test"}
-        stopped = {
-            name: stopped[name].after(predictions, hits(predictions[judged[name]], y)) for name, y in labels.items()
-        }
+        stopped = {name: stopped[name].after(predictions, hits(predictions[judged[name]], y)) for name, y in labels.items()}
         return (after, state, means, weights, stopped), None
 
     blank = jax.tree.map(jnp.zeros_like, predict(params))
@@ -197,7 +195,7 @@ def run(method: Method, hyper: Mapping[str, Any], key: Any, images: Images, step
 
 
 def trainer(method: Method, steps: int, members: int = 1) -> Callable[..., dict[str, dict[str, jax.Array]]]:
-    """A compiled `(hyper, seed, images)` -> probabilities by reading; of `members` runs with their share of the steps, averaged."""
+    """A compiled `(hyper, seed, images)` -> probabilities by reading, the mean of `members` runs that share the steps."""
 
     def train(hyper: Mapping[str, jax.Array], seed: jax.Array, images: Images) -> dict[str, dict[str, jax.Array]]:
         keys = jax.random.split(jax.random.key(seed), members)
@@ -244,8 +242,3 @@ def validation_accuracy(predictions: Mapping[str, jax.Array], images: Images) ->
     """Against labels that are as wrong as those to train on; NaN for a run that diverged."""
     found = predictions["validation"]
     return float(hits(found, images.validation_y)) if bool(jnp.isfinite(found).all()) else float("nan")
-
-
-def best_setting(scored: Mapping[str, Sequence[float]]) -> str:
-    """The setting of the best mean over the tuning seeds; a run that diverged is the worst of all."""
-    return max(scored, key=lambda setting: float(np.mean(np.nan_to_num(scored[setting], nan=-1.0))))
