@@ -10,7 +10,7 @@ labels to train on has no others to choose by. The same labels stop early what i
 
 A mean over the second half is read off SGD-M's runs, too, so that what noise adds to averaging can be told. CTLD's is over
 the steps in its window, where it is at its own temperature, and over all, each counting alike: `posterior.log_weights` is for
-the Hamiltonian coupling, and a network of this size moves alpha by the standardized one.
+couplings that are exact, and a network of this size moves alpha by the standardized one.
 """
 
 import argparse
