@@ -27,6 +27,7 @@ import matplotlib as mpl
 import numpy as np
 import optax
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 
 import ctld_optax
@@ -325,7 +326,7 @@ def verdict(gain: summary.Interval) -> str:
 
 def in_points(gain: summary.Interval) -> str:
     """Of accuracy, in per cent."""
-    return f"{100 * gain.mean:+.1f} ± {100 * gain.half:.1f}" if math.isfinite(gain.mean) else "diverged"
+    return f"{100 * gain.mean:+.2f} ± {100 * gain.half:.2f}" if math.isfinite(gain.mean) else "diverged"
 
 
 def listed(found: Sequence[str]) -> str:
@@ -368,6 +369,7 @@ def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
             if each.by_seed[ORACLE]:
                 ax.axvline(each.values(ORACLE, "accuracy").mean(), color="0.3", linewidth=1.2, linestyle="--", zorder=0)
             ax.set(title=f"{each.wrong:.0%} wrong labels", xlabel="test accuracy")
+            ax.xaxis.set_major_locator(MaxNLocator(4))
         axes[0][0].set_yticks(range(len(names)), names)
         for kind in dict.fromkeys(METHODS[name].kind for name in reversed(names)):
             axes[0][0].plot([], [], "o", color=kind.color, label=kind.name)

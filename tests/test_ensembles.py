@@ -180,10 +180,10 @@ FIGURES = {
 
 def test_the_text_says_what_came_out():
     said = ensembles.section(rows_of(FIGURES))
-    assert "**one network**: CTLD, window, is better than SGD-M (+2.0 ± 0.0)." in said
+    assert "**one network**: CTLD, window, is better than SGD-M (+2.00 ± 0.00)." in said
     assert "**several networks**: CTLD, window, is not to be told from ensemble of 4" in said
-    assert "averaged, without noise**: CTLD, window, is **worse** than SGD-M, averaged (-2.0 ± 0.0)." in said
-    assert "continuously tempered**: CTLD, window, is **worse** than CTLD, all steps (-0.1 ± 0.0)." in said
+    assert "averaged, without noise**: CTLD, window, is **worse** than SGD-M, averaged (-2.00 ± 0.00)." in said
+    assert "continuously tempered**: CTLD, window, is **worse** than CTLD, all steps (-0.10 ± 0.00)." in said
     assert "Best at 30% wrong labels: SGD-M, averaged, 0.945 ± 0.009; not to be told from it: ensemble of 4." in said
     assert "3 settings of each method on 1 seed, the best one on 4 new seeds" in said
     turned = ensembles.section(rows_of({**FIGURES, "SGD-M, averaged": (0.90, 0.91, 0.90, 0.91)}))
