@@ -370,7 +370,7 @@ def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
     panels = told(newest(rows))
     names = [name for name in reversed(METHODS) if any(name in each.names for each in panels)]
     with summary.styled():
-        size = (3.0 + 3.2 * len(panels), 0.36 * len(names) + 1.8)
+        size = (max(9.0, 3.0 + 3.2 * len(panels)), 0.36 * len(names) + 1.8)
         figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True, squeeze=False)
         for ax, each in zip(axes[0], panels, strict=True):
             for place, name in enumerate(names):
