@@ -1,4 +1,4 @@
-"""Posterior samples from a run: which steps count, how much each counts, and a fixed-size ensemble collected inside jit.
+"""Posterior samples from a run: which steps count, how much each counts, and what is kept of them inside jit.
 
 A training loop that keeps 64 parameter sets of the posterior::
 
@@ -14,6 +14,10 @@ A training loop that keeps 64 parameter sets of the posterior::
         return (optax.apply_updates(params, updates), opt_state, ensemble), None
 
     mean_prediction = ctld_optax.posterior.predict(ensemble, model, inputs)
+
+:class:`Reservoir` keeps networks, of which any input can be asked later; :class:`RunningMean` keeps one mean, such as that of
+the predictions on a fixed set, over as many steps as you like. A network with batch normalisation is kept whole: give the
+reservoir `(params, batch_stats)`, since each network has statistics of its own.
 """
 
 import dataclasses
@@ -29,10 +33,21 @@ from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.coupling import COUPLINGS
 from ctld_optax._dynamics.integrators import INTEGRATORS, IntegratorName
 from ctld_optax._dynamics.tempering import GeometricTempering, PolynomialTempering
+from ctld_optax._running_mean import RunningMean, RunningMeanState
 from ctld_optax._sample import sample
 from ctld_optax._validate import as_key, check_arrays, check_count, check_range
 
-__all__ = ["Reservoir", "ReservoirState", "in_window", "log_weights", "log_weights_of_step", "predict", "sample"]
+__all__ = [
+    "Reservoir",
+    "ReservoirState",
+    "RunningMean",
+    "RunningMeanState",
+    "in_window",
+    "log_weights",
+    "log_weights_of_step",
+    "predict",
+    "sample",
+]
 
 
 @checked()

@@ -7,6 +7,7 @@ import re
 import statistics
 from typing import Any
 
+from benchmarks import ensembles
 from benchmarks.harness import table
 from benchmarks.harness.posterior_run import Row
 from ctld_optax import _batches, _warmup
@@ -98,6 +99,11 @@ def costs_of_training() -> str:
     )
 
 
+def label_noise() -> str:
+    """Tables and answers of the benchmark of ensembles."""
+    return ensembles.section(table.read(ensembles.CSV, ensembles.Row)) + "\n"
+
+
 def plain(text: str) -> str:
     """Where |z| names a substitution in reStructuredText, here it is an absolute value; lines with a backslash are formulas."""
     return "\n".join(
@@ -137,6 +143,7 @@ def write() -> None:
         efficiency,
         costs_of_updates,
         costs_of_training,
+        label_noise,
         noise,
         integrator,
         warmup,

@@ -17,7 +17,7 @@ FLOORS = (
     {"_dynamics"},
     {"_ctld", "_handover", "_probe", "_chains", "_warmup", "_batches"},
     {"_presets", "_phase_switch", "_accumulate", "_temperature_ramp", "baselines"},
-    {"diagnostics", "posterior", "_sample"},
+    {"diagnostics", "posterior", "_sample", "_running_mean"},
     {"plotting", "recorder", "writers", "checkpoint"},
     {"__init__"},
 )

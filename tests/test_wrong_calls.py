@@ -26,7 +26,7 @@ import pytest
 
 import ctld_optax
 from ctld_optax import diagnostics, plotting
-from ctld_optax.posterior import Reservoir
+from ctld_optax.posterior import Reservoir, RunningMean
 from ctld_optax.recorder import Recorder
 
 mpl.use("Agg")
@@ -108,7 +108,9 @@ def good(tmp_path_factory):
         "mass": 1.0, "loss_fn": loss_fn, "initial": PARAMS, "sample.num_chains": 1, "sample.num_warmup": 250,
         "sample.num_samples": 2, "sample.bias": ctld_optax.AdaptiveBiasingForce(), "sample.momentum": 0.8,
         "sample.learning_rate": 0.1,
-        "Reservoir.update.state": reservoir.init(PARAMS, key=0), "Recorder.record.state": log, "Recorder.read.state": log,
+        "Reservoir.update.state": reservoir.init(PARAMS, key=0),
+        "RunningMean.update.state": RunningMean().init(PARAMS), "RunningMean.update.weight": True,
+        "Recorder.record.state": log, "Recorder.read.state": log,
     }  # fmt: skip
 
 
