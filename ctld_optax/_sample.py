@@ -21,6 +21,7 @@ from ctld_optax._dynamics.langevin import Langevin
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._presets import posterior_sampler
 from ctld_optax._validate import as_key, check_count, check_params, check_range
+from ctld_optax.diagnostics._trajectory import round_trips
 
 BIAS_WARMUP = 4  # times as many steps as those that find the metric, for the bias to fill
 ENDLESS = 1e12  # a parameter beyond this is on its way to infinity
@@ -100,7 +101,8 @@ def sample(
       tempering `alpha` and `beta` of each sample. Its attributes: `gradients` and `warmup_gradients` of all chains,
       `learning_rate`, `metric_change` (the factor by which the last window changed the metric: near 1 if the warm-up has
       converged), `left_modes` (chains whose own mode had no mass to speak of), `num_params` and, with tempering,
-      `bias_missing` (how much of the bias has still to fill). :func:`ctld_optax.diagnostics.report` judges it.
+      `round_trips` (of all chains, between the window and the hot end, while sampling) and `bias_missing` (how much of the bias
+      has still to fill). :func:`ctld_optax.diagnostics.report` judges it.
 
     Raises:
       ValueError: if there is no bottom to `loss_fn`, as when the log density comes in its place; or a number is out of range.
@@ -162,6 +164,7 @@ def sample(
     next(calls, None)
     run = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num_samples], *kept)
 
+    trips = None if tempering is None else round_trips(run.alpha, tempering.delta, tempering.delta_prime)
     if tempering is not None:
         run = _cold(run, tempering)
     values = _values(run.position, to_params, constrain)
@@ -182,6 +185,8 @@ def sample(
         left_modes=int(left.sum()),
         num_params=size,
     )
+    if trips is not None:
+        data.sample_stats.attrs["round_trips"] = trips
     if tempering is not None and isinstance(bias, AdaptiveBiasingForce):
         data.sample_stats.attrs["bias_missing"] = float(jnp.max(bias.missing(chains.state.bias)))
     return data
