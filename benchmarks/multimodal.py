@@ -192,9 +192,9 @@ def find_truth(names: Sequence[str], path: pathlib.Path, budget: int, live: int,
             began = time.perf_counter()
             long = crossers.parallel_tempering(target, jax.random.key(2_026), budget, replicas=12, hottest=0.003, ladders=16)
             first = {**figures(target, long), "gradients": long.gradients, "round_trips": long.round_trips}
-            console.print(f"{name}, parallel tempering: {first['weights'][:6]}, {time.perf_counter() - began:.0f} s")
+            console.print(f"{name}, parallel tempering: {time.perf_counter() - began:.0f} s")
             second = nested(target, live)
-            console.print(f"{name}, nested sampling: {second['weights'][:6]}, {time.perf_counter() - began:.0f} s")
+            console.print(f"{name}, nested sampling: {time.perf_counter() - began:.0f} s")
             known = json.loads(path.read_text()) if path.exists() else {}  # another process may have come first
             known[name] = {"parallel tempering": first, "nested sampling": second, "provenance": provenance.nested()}
             files.replace(path, f"{json.dumps(known, indent=1)}\n".encode())

@@ -59,7 +59,12 @@ def test_round_trips_are_told_where_there_are_temperatures():
     harmonic = lambda x: 0.5 * jnp.sum(jnp.square(x))
     assert "round_trips" not in sample(harmonic, jnp.ones(2), 0, **SHORT).sample_stats.attrs
     told = lambda step: sample(
-        harmonic, jnp.ones(2), 0, **SHORT | {"num_samples": 400}, tempering=ctld_optax.PolynomialTempering(), alpha_step_size=step
+        harmonic,
+        jnp.ones(2),
+        0,
+        **SHORT | {"num_samples": 400},
+        tempering=ctld_optax.PolynomialTempering(),
+        alpha_step_size=step,
     ).sample_stats.attrs["round_trips"]
     assert told(0.1) > 3
     assert told(1e-4) == 0  # alpha stands still

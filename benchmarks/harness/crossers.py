@@ -61,19 +61,30 @@ def ctld(problem: Problem, key: jax.Array, budget: int, *, strength: float = 0.8
     start_key, key = jax.random.split(key)
     places, thin, warmup = iter(problem.draws(start_key, chains)), 5, 2_000
     steps = budget // chains - warmup * (1 + BIAS_WARMUP)
-    data = ctld_optax.posterior.sample(
-        problem.likelihood,
-        lambda _: next(places),
-        key,
-        prior_fn=problem.prior,
-        num_chains=chains,
-        num_warmup=warmup,
-        num_samples=max(steps // thin, 50),
-        thin=thin,
-        tempering=ctld_optax.PolynomialTempering(strength=strength),
-    )
+    try:
+        data = ctld_optax.posterior.sample(
+            problem.likelihood,
+            lambda _: next(places),
+            key,
+            prior_fn=problem.prior,
+            num_chains=chains,
+            num_warmup=warmup,
+            num_samples=max(steps // thin, 50),
+            thin=thin,
+            tempering=ctld_optax.PolynomialTempering(strength=strength),
+        )
+    except ValueError as error:
+        if "cool down" not in str(error):
+            raise
+        return nothing(problem, budget)  # it refuses to give samples of a run in which a chain had none
     samples, told = data.posterior["x"].values, data.sample_stats.attrs
     return Found(samples, alike(samples), told["gradients"] + told["warmup_gradients"], told["round_trips"])
+
+
+def nothing(problem: Problem, budget: int) -> Found:
+    """No sample at all."""
+    samples = np.empty((1, 0, problem.dim))
+    return Found(samples, alike(samples), budget)
 
 
 def parallel_tempering(

@@ -158,30 +158,34 @@ def phase_retrieval() -> Problem:
 def gaussian_process() -> Problem:
     """Is it signal or noise? A Gaussian process whose length scale l and noise s have two explanations of 20 points, d = 22.
 
-    Unit signal variance, squared exponential kernel, the function's values f = L(l) z sampled with them: z ~ N(0, 1),
-    log l ~ N(1, 2), log s ~ N(-1.5, 1.5), y ~ N(f, s). The data are drawn with l = 1, s = 0.1 at places uniform on (-7.5, 7.5),
-    by one of 150 seeds for which the law of log l has a clear valley. Construction: Rasmussen and Williams, Gaussian Processes
-    for Machine Learning (2006), figure 5.5. Coordinates: log l, log s, z. A grid over the first two knows
-    everything, since z is Gaussian given those.
+    Of unit signal variance, with its values sampled too, in 20 basis functions of a box (-L, L), L = 10: f = sum_j
+    sqrt(S_l(w_j)) z_j sin(w_j (x + L)) / sqrt(L), w_j = pi j / 2L, with S_l the spectral density of the squared exponential
+    kernel (Solin and Sarkka, Statistics and Computing 30 (2020)). z ~ N(0, 1), log l ~ N(1, 2), log s ~ N(-1.5, 1.5), and
+    y ~ N(f, s). The data are drawn with l = 1 and s = 0.1 of the process itself, by one of 200 seeds for which the law of log l has a
+    valley: after Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), figure 5.5. Coordinates: log l, log s,
+    z. A grid over the first two knows everything, since z is Gaussian given those.
     """
-    count, rng, valley = 20, np.random.default_rng(139), 0.52
+    count, half, rng, valley = 20, 10.0, np.random.default_rng(49), 0.41
     at = np.sort(rng.uniform(-7.5, 7.5, size=count))
-    squares = np.square(at[:, None] - at)
-    kernel = lambda log_length: np.exp(-0.5 * squares * np.exp(-2.0 * log_length))
-    y = np.linalg.cholesky(kernel(0.0) + 0.01 * np.eye(count)) @ rng.normal(size=count)
+    kernel = np.exp(-0.5 * np.square(at[:, None] - at))
+    y = np.linalg.cholesky(kernel + 0.01 * np.eye(count)) @ rng.normal(size=count)
+    frequency = 0.5 * np.pi * np.arange(1, count + 1) / half
+    basis = np.sin(frequency * (at[:, None] + half)) / math.sqrt(half)
     mean, sd = np.array([1.0, -1.5] + count * [0.0]), np.array([2.0, 1.5] + count * [1.0])
 
+    def amplitude(log_length: Any) -> jax.Array:
+        """The root of the spectral density at the frequencies of the basis."""
+        return jnp.exp(0.5 * log_length - 0.25 * jnp.square(jnp.exp(log_length) * frequency)) * (2.0 * np.pi) ** 0.25
+
     def likelihood(x: jax.Array) -> jax.Array:
-        covariance = jnp.exp(-0.5 * squares * jnp.exp(-2.0 * x[0])) + 1e-8 * jnp.eye(count)
-        return square_sum(y, jnp.linalg.cholesky(covariance) @ x[2:], jnp.exp(x[1])) + count * x[1]
+        return square_sum(y, basis @ (amplitude(x[0]) * x[2:]), jnp.exp(x[1])) + count * x[1]
 
     def exact() -> Truth:
-        """Over a grid of log l and log s; given those, z is Gaussian."""
         lengths, noises = np.linspace(-7.0, 9.0, 401), np.linspace(-9.0, 6.0, 376)
         square = np.exp(2.0 * noises)[:, None]
         density, moments = list[np.ndarray](), list[np.ndarray]()
         for length in lengths:
-            left, singular, right = np.linalg.svd(np.linalg.cholesky(kernel(length) + 1e-8 * np.eye(count)))
+            left, singular, right = np.linalg.svd(basis * np.asarray(amplitude(length)))
             variance = np.square(singular) + square
             misfit = (np.log(variance) + np.square(y @ left) / variance).sum(1)
             density.append(-0.5 * (misfit + np.square((length - 1.0) / 2.0) + np.square((noises + 1.5) / 1.5)))
@@ -191,9 +195,9 @@ def gaussian_process() -> Problem:
             moments.append(np.hstack([both, first, np.square(both), second]))
         share = np.exp(np.array(density) - np.max(density))
         share /= share.sum()
-        mean, squares = np.split(np.einsum("ls,lsm->m", share, np.array(moments)), 2)
+        means, squares = np.split(np.einsum("ls,lsm->m", share, np.array(moments)), 2)
         short = float(share[lengths < valley].sum())
-        return Truth(np.array([short, 1.0 - short]), mean, np.sqrt(squares - np.square(mean)))
+        return Truth(np.array([short, 1.0 - short]), means, np.sqrt(squares - np.square(means)))
 
     return Problem(
         count + 2,
