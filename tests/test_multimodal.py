@@ -109,12 +109,13 @@ def test_the_likelihood_is_the_one_that_is_stated(name):
 
 
 @each
-def test_what_is_told_of_a_posterior_agrees_with_nested_sampling(name):
-    """Which of 500 points knows a weight to about 0.05 and a mean to a tenth of a deviation."""
-    nested, truth = json.loads(separated.TRUTH.read_text())[name]["nested sampling"], separated.truth(name)
-    assert np.abs((truth.mean - nested["mean"]) / truth.sd).max() < 0.2
-    assert np.abs(np.log(truth.sd / nested["sd"])).max() < 0.2
-    assert 0.5 * np.abs(truth.weights - nested["weights"]).sum() < 0.1
+def test_what_is_told_of_a_posterior_is_what_another_sampler_says(name):
+    """Of a population of 10,000 and of nested sampling with 500 points, the better; the rest of the orbit is exact."""
+    found, truth = json.loads(separated.TRUTH.read_text())[name], separated.truth(name)
+    apart = lambda one: np.abs((truth.mean - one["mean"]) / truth.sd).max() + np.abs(np.log(truth.sd / one["sd"])).max()
+    other = min((found[way] for way in ("tempered SMC", "nested sampling")), key=apart)
+    assert apart(other) < 0.15
+    assert 0.5 * np.abs(truth.weights - other["weights"]).sum() < 0.05
     assert truth.weights.sum() == pytest.approx(1.0)
     if len(truth.weights) > 2:
         np.testing.assert_allclose(truth.weights, 1 / len(truth.weights), rtol=1e-6)
@@ -212,13 +213,15 @@ def test_every_method_has_a_colour():
 def test_walkers_are_followed_through_the_ladder():
     """Equal temperatures: each exchange is accepted and walkers go round. Temperatures far apart: none is, and none does."""
     places = pair().draws(jax.random.key(0), 9).reshape(3, 3, 2)
+    begin = jnp.broadcast_to(jnp.arange(3)[:, None], (3, 3))
     sizes, key = 0.1 * jnp.ones((3, 1, 2)), jax.random.key(1)
-    equal = crossers.exchanging(pair(), (1.0, 1.0, 1.0), 60, places, sizes, key)
-    apart = crossers.exchanging(pair(apart=1e4), (1.0, 1e-9, 1e-12), 60, places, sizes, key)
+    equal = crossers.exchanging(pair(), jnp.ones(3), places, begin, sizes, key)
+    apart = crossers.exchanging(pair(apart=1e4), jnp.array([1.0, 1e-9, 1e-12]), places, begin, sizes, key)
     rank = np.asarray(equal.rank)
     assert (np.sort(rank, axis=1) == np.arange(3)[:, None]).all()  # at any time each rank is somebody's
     assert (np.ptp(rank, axis=0) == 2).all()
-    assert (np.diff(rank, axis=0).__abs__() <= 1).all()  # neighbours only
+    assert (np.abs(np.diff(rank, axis=0)) <= 1).all()  # neighbours only
+    assert (np.argsort(np.asarray(equal.walker), axis=0) == rank[-1]).all()  # and the next block goes on from there
     assert (np.asarray(apart.rank)[:, 0] == 0).all()
 
 

@@ -24,6 +24,7 @@ from ctld_optax import diagnostics
 from ctld_optax._sample import BIAS_WARMUP
 
 LEAPFROGS = 5  # of a transition of Hamiltonian Monte Carlo
+BLOCK = 20  # transitions in one compiled call
 
 
 class Found(NamedTuple):
@@ -92,50 +93,57 @@ def parallel_tempering(
 ) -> Found:
     """Replicas of a geometric ladder of inverse temperatures of the likelihood, down to `hottest`, neighbours exchanged.
 
-    Of the budget the first 0.3, in six rounds, find a step size of each temperature, for an acceptance of 0.8, and scales.
+    Over the first 0.3 of the budget each block of transitions finds, for the next, a step size of each temperature, for an
+    acceptance of 0.8, and scales.
     """
     start_key, key = jax.random.split(key)
-    betas = tuple(np.geomspace(1.0, hottest, replicas).tolist())
+    betas = jnp.geomspace(1.0, hottest, replicas)
     places = problem.draws(start_key, replicas * ladders).reshape(replicas, ladders, problem.dim)
-    cost = (LEAPFROGS + 1.5) * replicas * ladders  # the gradient at the exchanged places, and energies for the exchange
+    # The gradient at the exchanged places, energies for the exchange; and a gradient where a block begins.
+    cost = ((LEAPFROGS + 1.5) * BLOCK + 1) * replicas * ladders
     sizes = jnp.full((replicas, 1, 1), 0.3 / problem.dim**0.25)
     scales = jnp.std(places, axis=(0, 1)) * jnp.ones((replicas, 1, 1))
-    rounds, spent = 6, 0.0
-    steps = max(int(0.3 * budget / rounds / cost), 20)
-    for key_of_round in jax.random.split(key, rounds):
-        trace = exchanging(problem, betas, steps, places, sizes * scales, key_of_round)
-        places, spent = trace.last, spent + steps * cost
-        sizes = sizes * jnp.exp(jnp.clip(2.0 * (trace.acceptance[:, None, None] - 0.8), -1.0, 0.5))
-        scales = jnp.maximum(trace.sd[:, None, :], 1e-6)
-    steps = int((budget - spent) / cost)
-    trace = exchanging(problem, betas, steps, places, sizes * scales, jax.random.fold_in(key, rounds))
-    samples = np.asarray(trace.samples).swapaxes(0, 1)
+    walker = jnp.broadcast_to(jnp.arange(replicas)[:, None], places.shape[:2])
+    blocks, kept = max(round(budget / cost), 2), list[Exchanged]()
+    for block in range(blocks):
+        is_warmup = block < max(round(0.3 * blocks), 1)
+        found = exchanging(problem, betas, places, walker, sizes * scales, jax.random.fold_in(key, block))
+        places, walker = found.last, found.walker
+        if is_warmup:
+            sizes = sizes * jnp.exp(jnp.clip(2.0 * (found.acceptance[:, None, None] - 0.8), -1.0, 0.5))
+            scales = jnp.maximum(jnp.sqrt(0.7 * jnp.square(scales) + 0.3 * jnp.square(found.sd[:, None, :])), 1e-6)
+        else:
+            kept.append(jax.tree.map(np.asarray, found))
+    samples, rank = (np.concatenate([getattr(one, part) for one in kept]) for part in ("samples", "rank"))
     # The rank in the ladder in place of alpha: 0 at the target, 1.5 at the hottest.
-    alpha = 1.5 * np.asarray(trace.rank).reshape(steps, -1).T / (replicas - 1)
+    alpha = 1.5 * rank.reshape(len(rank), -1).T / (replicas - 1)
     trips = diagnostics.round_trips(alpha, delta=0.1 / replicas)
-    return Found(samples, alike(samples), round(spent + steps * cost), float(trips))
+    samples = samples.swapaxes(0, 1)
+    return Found(samples, alike(samples), round(blocks * cost), float(trips))
 
 
 class Exchanged(NamedTuple):
-    """Of one round: places at the target, (steps, ladders, d); ranks of the walkers, (steps, replicas, ladders); the rest."""
+    """Of a block: places at the target, (steps, ladders, d); ranks of the walkers, (steps, replicas, ladders); what is left."""
 
     samples: jax.Array
     rank: jax.Array
     last: jax.Array
+    walker: jax.Array
     acceptance: jax.Array
     sd: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "betas", "steps"))
+@functools.partial(jax.jit, static_argnames="problem")
 def exchanging(
-    problem: Problem, betas: tuple[float, ...], steps: int, places: jax.Array, sizes: jax.Array, key: jax.Array
+    problem: Problem, betas: jax.Array, places: jax.Array, walker: jax.Array, sizes: jax.Array, key: jax.Array
 ) -> Exchanged:
+    """A block of transitions, each with an exchange."""
     batched = lambda energy: lambda x: -jnp.vectorize(energy, signature="(d)->()")(x)
     kernel: Any = tfp.ReplicaExchangeMC(
         target_log_prob_fn=None,
         untempered_log_prob_fn=batched(problem.prior),
         tempered_log_prob_fn=batched(problem.likelihood),
-        inverse_temperatures=jnp.asarray(betas),
+        inverse_temperatures=betas,
         make_kernel_fn=lambda target: tfp.HamiltonianMonteCarlo(target, step_size=sizes, num_leapfrog_steps=LEAPFROGS),
         state_includes_replicas=True,
     )
@@ -152,11 +160,11 @@ def exchanging(
         moments = jnp.stack([state, jnp.square(state)])
         return (state, results, walker), (state[0], jnp.argsort(walker, axis=0), jnp.exp(accepted).mean(1), moments)
 
-    walker = jnp.broadcast_to(jnp.arange(len(betas))[:, None], places.shape[:2])
     begin = (places, kernel.bootstrap_results(places), walker)
-    (last, _, _), (samples, rank, acceptance, moments) = jax.lax.scan(step, begin, jax.random.split(key, steps))
-    first, second = moments[steps // 2 :].mean(axis=(0, 3))
-    return Exchanged(samples, rank, last, acceptance.mean(0), jnp.sqrt(jnp.maximum(second - jnp.square(first), 0.0)))
+    (last, _, walker), (samples, rank, acceptance, moments) = jax.lax.scan(step, begin, jax.random.split(key, BLOCK))
+    first, second = moments.mean(axis=(0, 3))
+    sd = jnp.sqrt(jnp.maximum(second - jnp.square(first), 0.0))
+    return Exchanged(samples, rank, last, walker, acceptance.mean(0), sd)
 
 
 def tempered_smc(problem: Problem, key: jax.Array, budget: int, *, particles: int, target_ess: float) -> Found:
@@ -187,9 +195,9 @@ def tempered_smc(problem: Problem, key: jax.Array, budget: int, *, particles: in
     return Found(samples, weights * np.array([[math.exp(evidence - best)] for *_, evidence in found]), spent)
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "target_ess"))
+@functools.partial(jax.jit, static_argnames="problem")
 def reweighed(
-    problem: Problem, target_ess: float, state: Any, metric: jax.Array, size: jax.Array, key: jax.Array
+    problem: Problem, target_ess: jax.Array, state: Any, metric: jax.Array, size: jax.Array, key: jax.Array
 ) -> tuple[Any, jax.Array, jax.Array]:
     """One temperature: the state, the increment of the logarithm of the evidence, and the acceptance of the transitions."""
     parameters = {"step_size": size, "inverse_mass_matrix": jnp.diag(metric), "num_integration_steps": jnp.asarray(LEAPFROGS)}
@@ -207,12 +215,11 @@ def reweighed(
     return state, info.log_likelihood_increment, info.update_info.acceptance_rate.mean()
 
 
-def nuts(problem: Problem, key: jax.Array, budget: int, *, chains: int, dense: bool) -> Found:
+def nuts(problem: Problem, key: jax.Array, budget: int, *, dense: bool, acceptance: float, chains: int = 8) -> Found:
     """Chains side by side, each with Stan's warm-up of 300 transitions and then as many draws as the budget allows."""
     start_key, warmup_key, key = jax.random.split(key, 3)
-    states, parameters, spent = warmed_up(
-        problem, dense, problem.draws(start_key, chains), jax.random.split(warmup_key, chains)
-    )
+    places, keys = problem.draws(start_key, chains), jax.random.split(warmup_key, chains)
+    states, parameters, spent = warmed_up(problem, dense, acceptance, places, keys)
     gradients, samples = int(spent), list[np.ndarray]()
     while not samples or gradients < budget:
         key, block_key = jax.random.split(key)
@@ -224,8 +231,15 @@ def nuts(problem: Problem, key: jax.Array, budget: int, *, chains: int, dense: b
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "dense"))
-def warmed_up(problem: Problem, dense: bool, places: jax.Array, keys: jax.Array) -> tuple[Any, Any, jax.Array]:
-    warmup: Any = blackjax.window_adaptation(blackjax.nuts, lambda x: -problem.total(x), is_mass_matrix_diagonal=not dense)
+def warmed_up(
+    problem: Problem, dense: bool, acceptance: jax.Array, places: jax.Array, keys: jax.Array
+) -> tuple[Any, Any, jax.Array]:
+    warmup: Any = blackjax.window_adaptation(
+        blackjax.nuts,
+        lambda x: -problem.total(x),
+        is_mass_matrix_diagonal=not dense,
+        target_acceptance_rate=acceptance,
+    )
 
     def chain(place: jax.Array, key: jax.Array) -> tuple[Any, Any, jax.Array]:
         (state, parameters), adaptation = warmup.run(key, place, num_steps=300)
@@ -237,7 +251,7 @@ def warmed_up(problem: Problem, dense: bool, places: jax.Array, keys: jax.Array)
 
 @functools.partial(jax.jit, static_argnames="problem")
 def no_u_turns(problem: Problem, states: Any, parameters: Any, keys: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-    """Twenty draws of each chain."""
+    """A block of draws of each chain."""
 
     def chain(state: Any, parameters: Any, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
         kernel: Any = blackjax.nuts(lambda x: -problem.total(x), **parameters)
@@ -246,7 +260,7 @@ def no_u_turns(problem: Problem, states: Any, parameters: Any, keys: jax.Array) 
             state, info = kernel.step(key, state)
             return state, (state.position, info.num_integration_steps)
 
-        state, (positions, spent) = jax.lax.scan(transition, state, jax.random.split(key, 20))
+        state, (positions, spent) = jax.lax.scan(transition, state, jax.random.split(key, BLOCK))
         return state, positions, spent.sum()
 
     states, positions, spent = jax.vmap(chain)(states, parameters, keys)
@@ -286,9 +300,9 @@ def among(**choices: tuple[Any, ...]) -> tuple[Setting, ...]:
 
 METHODS: dict[str, Method] = {
     "CTLD": Method(ctld, ({},), "ctld-optax"),
-    "CTLD, tuned": Method(ctld, among(strength=(0.7, 0.9, 0.95, 0.98)), "ctld-optax"),
+    "CTLD, tuned": Method(ctld, among(strength=(0.85, 0.93, 0.97, 0.99)), "ctld-optax"),
     "parallel tempering": Method(parallel_tempering, among(replicas=(5, 10), hottest=(0.1, 0.01)), "tfp-nightly"),
     "tempered SMC": Method(tempered_smc, among(particles=(256, 768), target_ess=(0.5, 0.9)), "blackjax"),
-    "NUTS": Method(nuts, among(chains=(4, 16), dense=(False, True)), "blackjax"),
+    "NUTS": Method(nuts, among(dense=(False, True), acceptance=(0.8, 0.95)), "blackjax"),
     "SGHMC": Method(sghmc, among(step_size=(1e-2, 1e-3, 1e-4, 1e-5)), "blackjax"),
 }

@@ -161,9 +161,9 @@ def gaussian_process() -> Problem:
     Of unit signal variance, with its values sampled too, in 20 basis functions of a box (-L, L), L = 10: f = sum_j
     sqrt(S_l(w_j)) z_j sin(w_j (x + L)) / sqrt(L), w_j = pi j / 2L, with S_l the spectral density of the squared exponential
     kernel (Solin and Sarkka, Statistics and Computing 30 (2020)). z ~ N(0, 1), log l ~ N(1, 2), log s ~ N(-1.5, 1.5), and
-    y ~ N(f, s). The data are drawn with l = 1 and s = 0.1 of the process itself, by one of 200 seeds for which the law of log l has a
-    valley: after Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), figure 5.5. Coordinates: log l, log s,
-    z. A grid over the first two knows everything, since z is Gaussian given those.
+    y ~ N(f, s). The data are drawn with l = 1 and s = 0.1 of the process itself, by one of 200 seeds for which the law of
+    log l has a valley: after Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), figure 5.5.
+    Coordinates: log l, log s, z. A grid over the first two knows everything, since z is Gaussian given those.
     """
     count, half, rng, valley = 20, 10.0, np.random.default_rng(49), 0.41
     at = np.sort(rng.uniform(-7.5, 7.5, size=count))
