@@ -22,6 +22,7 @@ from ctld_optax._dynamics.langevin import Langevin
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._presets import posterior_sampler
 from ctld_optax._validate import as_key, check_arrays, check_count, check_params, check_range
+from ctld_optax.diagnostics._trajectory import round_trips
 
 BIAS_WARMUP = 4  # times as many steps as those that find the metric, for the bias to fill
 ENDLESS = 1e12  # a parameter beyond this is on its way to infinity
@@ -124,7 +125,8 @@ def sample(
       of all chains (a minibatch counts as its share of the data), with a `batch_size` `brought` (the largest share of the
       noise due to a coordinate that minibatches bring), `learning_rate`, `metric_change` (the factor by which the last window
       changed the metric: near 1 if the warm-up has converged), `left_modes` (chains whose own mode had no mass to speak of),
-      `num_params` and, with tempering, `bias_missing` (how much of the bias has still to fill).
+      `num_params` and, with tempering, `round_trips` (of all chains, between the window and the hot end, while sampling) and
+      `bias_missing` (how much of the bias has still to fill).
       :func:`ctld_optax.diagnostics.report` judges it.
 
     Raises:
@@ -184,6 +186,7 @@ def sample(
     next(calls, None)
     run = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num_samples], *kept)
 
+    trips = None if tempering is None else round_trips(run.alpha, tempering.delta, tempering.delta_prime)
     if tempering is not None:
         run = _cold(run, tempering)
     values = _values(run.position, to_params, constrain)
@@ -204,6 +207,8 @@ def sample(
         num_params=size,
         **way.attributes,
     )
+    if trips is not None:
+        result.sample_stats.attrs["round_trips"] = trips
     if tempering is not None and isinstance(bias, AdaptiveBiasingForce):
         result.sample_stats.attrs["bias_missing"] = float(jnp.max(bias.missing(chains.state.bias)))
     return result

@@ -2,13 +2,14 @@
 
 import csv
 import inspect
+import json
 import pathlib
 import re
 import statistics
 from typing import Any
 
 from benchmarks import ensembles
-from benchmarks.harness import table
+from benchmarks.harness import multimodal_run, table
 from benchmarks.harness.posterior_run import Row
 from ctld_optax import _batches, _warmup
 from ctld_optax._arrays import noise as sources
@@ -55,6 +56,65 @@ def efficiency() -> str:
                 cells.append(f"{middle:.3g}; {square:.3g}{counted}")
         lines.append(cells)
     return markdown(["posterior", *methods], lines)
+
+
+def crossings() -> dict[str, dict[str, list[multimodal_run.Row]]]:
+    """The reported runs over separated modes: posterior, sampler, seeds."""
+    found: dict[str, dict[str, list[multimodal_run.Row]]] = {}
+    for run in table.read(RESULTS / "multimodal.csv", multimodal_run.Row):
+        if run.stage == "report":
+            found.setdefault(run.problem, {}).setdefault(run.method, []).append(run)
+    return found
+
+
+def separated_modes() -> str:
+    """Errors of weights, of all chains and of a chain alone, and of means; one column a method, medians over the seeds."""
+    found = crossings()
+    methods = list(dict.fromkeys(method for each in found.values() for method in each))
+    lines: list[list[str]] = []
+    for problem, each in found.items():
+        cells = [f"{problem.replace('_', ' ')}"]
+        for method in methods:
+            own = each.get(method, [])
+            sampled = [run for run in own if run.draws]
+            figures = (
+                statistics.median(getattr(run, field) for run in sampled or own)
+                for field in ("variation", "chain_variation", "error")
+            )
+            counted = "" if len(sampled) == len(own) else f" ({len(sampled)} of {len(own)})"
+            told = (
+                "; ".join(f"{figure:.2g}" for figure in figures) if sampled else "no samples"
+            )
+            cells.append(f"{told}{counted}" if own else "not run")
+        lines.append(cells)
+    return markdown(["posterior", *methods], lines)
+
+
+def who_weighs_best() -> str:
+    """A line a posterior: who errs least in the weights, and where CTLD as it comes stands."""
+    lines: list[str] = []
+    for problem, each in crossings().items():
+        middle = {
+            method: statistics.median(run.variation for run in runs)
+            for method, runs in each.items()
+        }
+        peers = {method: value for method, value in middle.items() if "CTLD" not in method}
+        best = min(peers, key=lambda method: peers[method])
+        told = f"CTLD {middle['CTLD']:.2g}, {best} {middle[best]:.2g}"
+        ours, theirs = ([run.variation for run in each[method]] for method in ("CTLD", best))
+        if max(ours) < min(theirs):
+            standing = f"CTLD errs least ({told}), seed for seed."
+        elif max(theirs) < min(ours):
+            standing = f"**{best} errs less** than CTLD ({told}), seed for seed."
+        else:
+            standing = f"CTLD and {best} are level, within the spread of the seeds ({told})."
+        tuned = middle.get("CTLD, tuned")
+        hot = each.get("CTLD, tuned", [])
+        if tuned is not None:
+            strength = json.loads(hot[0].setting)["strength"]
+            standing += f" With the strength chosen, {strength:g}: {tuned:.2g}."
+        lines.append(f"- *{problem.replace('_', ' ')}*: {standing}\n")
+    return "".join(lines)
 
 
 def costs(layouts: dict[str, str]) -> str:
@@ -141,6 +201,8 @@ def write() -> None:
     PAGES.mkdir(exist_ok=True)
     pages = (
         efficiency,
+        separated_modes,
+        who_weighs_best,
         costs_of_updates,
         costs_of_training,
         label_noise,

@@ -56,6 +56,21 @@ def test_a_log_density_is_the_same_with_the_other_sign():
     np.testing.assert_allclose(one.posterior["x"], other.posterior["x"], rtol=1e-4, atol=1e-4)
 
 
+def test_round_trips_are_told_where_there_are_temperatures():
+    harmonic = lambda x: 0.5 * jnp.sum(jnp.square(x))
+    assert "round_trips" not in sample(harmonic, jnp.ones(2), 0, **SHORT).sample_stats.attrs
+    told = lambda step: sample(
+        harmonic,
+        jnp.ones(2),
+        0,
+        **SHORT | {"num_samples": 400},
+        tempering=ctld_optax.PolynomialTempering(),
+        alpha_step_size=step,
+    ).sample_stats.attrs["round_trips"]
+    assert told(0.1) > 3
+    assert told(1e-4) == 0  # alpha stands still
+
+
 @pytest.mark.usefixtures("x64")
 def test_a_prior_and_a_likelihood_are_their_sum():
     start = jax.tree.map(lambda x: x.astype(jnp.float64), START)
