@@ -186,8 +186,11 @@ def sample(
     next(calls, None)
     run = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num_samples], *kept)
 
-    trips = None if tempering is None else round_trips(run.alpha, tempering.delta, tempering.delta_prime)
+    told = dict(way.attributes)
     if tempering is not None:
+        told["round_trips"] = round_trips(run.alpha, tempering.delta, tempering.delta_prime)
+        if isinstance(bias, AdaptiveBiasingForce):
+            told["bias_missing"] = float(jnp.max(bias.missing(chains.state.bias)))
         run = _cold(run, tempering)
     values = _values(run.position, to_params, constrain)
     stats = {
@@ -205,12 +208,8 @@ def sample(
         metric_change=warm.change,
         left_modes=warm.left_modes,
         num_params=size,
-        **way.attributes,
+        **told,
     )
-    if trips is not None:
-        result.sample_stats.attrs["round_trips"] = trips
-    if tempering is not None and isinstance(bias, AdaptiveBiasingForce):
-        result.sample_stats.attrs["bias_missing"] = float(jnp.max(bias.missing(chains.state.bias)))
     return result
 
 

@@ -238,7 +238,7 @@ def warmed_up(
         blackjax.nuts,
         lambda x: -problem.total(x),
         is_mass_matrix_diagonal=not dense,
-        target_acceptance_rate=acceptance,
+        target_acceptance_rate=acceptance,  # pyright: ignore[reportArgumentType]  # traced
     )
 
     def chain(place: jax.Array, key: jax.Array) -> tuple[Any, Any, jax.Array]:
