@@ -117,6 +117,28 @@ def who_weighs_best() -> str:
     return "".join(lines)
 
 
+STARTS = {
+    "wide": "as above",
+    "mode": "all chains in the mode",
+    "far": "two and a half times as wide",
+    "flat": "a hundred standard deviations off, along the flattest direction",
+}
+
+
+def starts() -> str:
+    """How many runs of CTLD are sound, by where they begin, and which are not."""
+    found = [
+        run for run in table.read(RESULTS / "posteriordb.csv", Row) if run.method == "CTLD"
+    ]
+    lines: list[list[str]] = []
+    for start, words in STARTS.items():
+        own = [run for run in found if run.start == start]
+        lost = [f"`{run.posterior}`, seed {run.seed}" for run in own if not run.is_sound]
+        sound = f"{len(own) - len(lost)} of {len(own)}"
+        lines.append([words, sound, "; ".join(lost) or "none"])
+    return markdown(["start", "sound runs", "not sound"], lines)
+
+
 def costs(layouts: dict[str, str]) -> str:
     """Median and quartiles of the ratio to SGD-M's step, one column a layout."""
     found = {(row["layout"], row["variant"]): row for row in rows("step_cost.csv")}
@@ -201,6 +223,7 @@ def write() -> None:
     PAGES.mkdir(exist_ok=True)
     pages = (
         efficiency,
+        starts,
         separated_modes,
         who_weighs_best,
         costs_of_updates,

@@ -33,9 +33,9 @@ def schools(effects, errors):
 
 
 def batters(hits, at_bat):
-    """Shares between 0 and 1, and a concentration above 1."""
+    """Shares between 0 and 1, and a positive concentration, which these data do not bound from above: its prior does."""
     mean = numpyro.sample("mean", dist.Uniform(0.0, 1.0))
-    concentration = numpyro.sample("concentration", dist.Pareto(1.0, 1.5))
+    concentration = numpyro.sample("concentration", dist.Gamma(8.0, 0.1))
     with numpyro.plate("batters", len(hits)):
         share = numpyro.sample("share", dist.Beta(mean * concentration, (1.0 - mean) * concentration))
         numpyro.sample("hits", dist.Binomial(at_bat, probs=share), obs=hits)

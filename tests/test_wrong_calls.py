@@ -169,7 +169,6 @@ TREES = {
     "report.samples": ("text", 0.85, {}, TEXTS, PARAMS, jnp.ones(2), object(), ctld_optax.Metadynamics),
     "report.state": (0.85, "text", PARAMS, ctld_optax.Metadynamics),
     "report.grads": (TEXTS, {"w": object()}, "text", ctld_optax.Metadynamics),
-    "sample.data": ("text", TEXTS, object(), jax.nn.relu, ctld_optax.Metadynamics, [0.1]),
     "FixedMetric.mass": (None, "text", TEXTS, {}, True, 1j, -1.0, float("nan"), object(), ctld_optax.FixedMetric),
     "like": (HOLE, TEXTS, {"w": jnp.ones((2, 3))}, "text", None, jnp.ones(3), object()),
     "optimizer_state": ("text", TEXTS, object(), jax.nn.relu, ctld_optax.Metadynamics),
