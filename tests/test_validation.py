@@ -31,7 +31,7 @@ def test_missing_value_says_what_to_write():
     message = str(caught.value)
     for recipe in (
         "tx.update(grads, opt_state, params, value=loss)",
-        "state.tx.update(grads, state.opt_state, state.params, value=loss)",
+        'ctld_optax.ctld(learning_rate, temperature, key=0, coupling="kinetic")',
         "optimizer.update(model, grads, value=loss)",
     ):
         assert recipe in message
