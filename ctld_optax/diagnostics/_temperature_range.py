@@ -84,7 +84,8 @@ def suggest_temperature(losses: Any, temperatures: Any, strength: float = 0.85) 
       TypeError, ValueError: for arrays of another kind or shape, temperatures that fall, a strength out of range, or if no
         loss is finite.
 
-    Source: none; measured on six networks by `python -m benchmarks.temperature_range`.
+    Source: none. Measured by `python -m benchmarks.temperature_range`: on the 20-layer network the suggestion lies on the hot
+    edge of the temperatures that train it, on an autoencoder among them. Half of it was among them on both.
 
     Example:
       >>> temperatures = np.geomspace(1e-6, 1e-2, 3_000)  # of ctld_optax.temperature_ramp
