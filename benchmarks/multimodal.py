@@ -39,7 +39,7 @@ from ctld_optax import plotting
 CSV = pathlib.Path(__file__).parent / "results" / "multimodal.csv"
 BUDGET = 200_000
 SMALL = 60_000
-SEEDS = 8
+SEEDS = 4
 PILOT_SEED = 1_000
 COLORS = {
     "CTLD": plotting.VERMILLION,
@@ -193,6 +193,7 @@ def find_truth(names: Sequence[str], path: pathlib.Path, console: Console) -> No
         "tempered SMC": lambda target: told(target, crossers.tempered_smc, 1, wide),
         "nested sampling": nested,
     }
+    known: dict[str, Any] = {}
     for name in names:
         for way, find in ways.items():
             known = json.loads(path.read_text()) if path.exists() else {}
