@@ -231,9 +231,7 @@ def nuts(problem: Problem, key: jax.Array, budget: int, *, dense: bool, acceptan
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "dense"))
-def warmed_up(
-    problem: Problem, dense: bool, acceptance: jax.Array, places: jax.Array, keys: jax.Array
-) -> tuple[Any, Any, jax.Array]:
+def warmed_up(problem: Problem, dense: bool, acceptance: Any, places: jax.Array, keys: jax.Array) -> tuple[Any, Any, jax.Array]:
     warmup: Any = blackjax.window_adaptation(
         blackjax.nuts,
         lambda x: -problem.total(x),
