@@ -1,4 +1,4 @@
-"""Writes RESULTS.md and every figure of the paper's experiments, from the CSV and nothing else.
+"""Writes RESULTS.md and every figure of the paper's experiments, from the CSV; its first table is of all results.
 
     python -m benchmarks.paper
 
@@ -15,13 +15,14 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 
-from benchmarks.harness import files, sweep
+from benchmarks.harness import files, standing, sweep
 from benchmarks.harness.sweep import Row
 
 EXPERIMENTS = ("sda", "sda_phases", "char_rnn", "phases", "sensitivity", "plateau_tuned", "plateau_rates", "plateau")
 PAGE = pathlib.Path(__file__).parent / "RESULTS.md"
 
-INTRODUCTION = """# The paper's experiments
+HEADING = "# Results"
+INTRODUCTION = """## The paper's experiments
 
 Section 5 of "Langevin Dynamics with Continuous Tempering for Training Deep Neural Networks" (Ye, Zhu and Mantiuk, NIPS 2017),
 at equal budgets. `python -m benchmarks.paper` writes this page from [results/experiments.csv](results/experiments.csv), one
@@ -83,9 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [name for name in EXPERIMENTS if name not in present]
     if missing:
         sections.append(f"Not in the CSV yet: {', '.join(missing)}.\n")
-    heading = INTRODUCTION.split("\n", maxsplit=1)[0].encode()
-    page = "\n".join([INTRODUCTION, *sections])
-    files.put(options.page, page.encode(), is_own=lambda old: old.startswith(heading))
+    opening = f"{HEADING}\n\n{standing.text(rows, PAGE.parent / 'results')}\n"
+    page = "\n".join([opening, INTRODUCTION, *sections])
+    files.put(options.page, page.encode(), is_own=lambda old: old.startswith(HEADING.encode()))
     print(f"Wrote {options.page} and the figures in {folder}")
 
 
