@@ -72,7 +72,7 @@ def ctld(problem: Problem, key: jax.Array, budget: int, *, strength: float = 0.8
             num_warmup=warmup,
             num_samples=max(steps // thin, 50),
             thin=thin,
-            tempering=ctld_optax.PolynomialTempering(strength=strength),
+            tempering=ctld_optax.GeometricTempering(strength=strength),
         )
     except ValueError as error:
         if "cool down" not in str(error):
