@@ -31,9 +31,10 @@ def test_zero_temperature_is_sgd_bit_for_bit(momentum, scheduled, make, loss, pa
     assert state.alpha != 0.0  # alpha lives on: only the noise is off
 
 
-def test_zero_temperature_with_the_hamiltonian_coupling_leaves_alpha_where_it_is(make, loss, params):
+@pytest.mark.parametrize("coupling", ["hamiltonian", "potential"])
+def test_zero_temperature_with_an_exact_coupling_leaves_alpha_where_it_is(coupling, make, loss, params):
     # H = U / T has no meaning there: the scalar half stands still, and the steps are counted.
-    ours, state = run(make(temperature=0.0, coupling="hamiltonian"), loss, params, 30)
+    ours, state = run(make(temperature=0.0, coupling=coupling), loss, params, 30)
     theirs, _ = run(optax.with_extra_args_support(optax.sgd(0.01, momentum=0.9)), loss, params, 30)
     assert_identical(ours, theirs)
     assert_finite(state)
@@ -41,6 +42,32 @@ def test_zero_temperature_with_the_hamiltonian_coupling_leaves_alpha_where_it_is
 
 
 # One step by formula.
+
+
+def test_one_step_of_the_potential_by_formula(make, params):
+    """What another coupling has not: the momentum's scale, the drift, and a force that knows nothing of the momentum."""
+    tempering = ctld_optax.GeometricTempering()
+    transformation = make(learning_rate=0.2, temperature=0.3, momentum=0.7, alpha_step_size=0.05, alpha_momentum=0.6, bias=None,
+                          coupling="potential", tempering=tempering)  # fmt: skip
+    variance = 2 * 0.3 * 0.3 / 0.2  # of the noise at beta = 1
+    state = transformation.init(params)._replace(
+        alpha=jnp.float32(0.9), r_alpha=jnp.float32(0.5), beta=jnp.float32(0.6), noise_variance=jnp.float32(variance / 0.9)
+    )
+
+    def step(momentum, value):
+        started = state._replace(momentum=jax.tree.map(lambda p: momentum * p, params))
+        return jax.jit(transformation.update)(params, started, params, value=jnp.float32(value))
+
+    (updates, after), (_, at_rest), (_, lower) = step(0.3, 2.5), step(0.0, 2.5), step(0.3, 0.7)
+    next_beta = tempering.beta(after.alpha + 0.05 * after.r_alpha)
+    np.testing.assert_allclose(after.beta, next_beta, rtol=1e-6)
+    drift = (1.0 + 0.7 * np.sqrt(0.6 / next_beta)) / 1.7
+    for moved, still, update, p in zip(*map(jax.tree.leaves, (after.momentum, at_rest.momentum, updates, params)), strict=True):
+        np.testing.assert_allclose(moved - still, 0.7 * np.sqrt(0.9 / 0.6) * 0.3 * p, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(update, -0.2 * drift * moved, rtol=1e-5)
+    assert after.r_alpha == at_rest.r_alpha
+    slope = tempering.beta_gradient(after.alpha)
+    np.testing.assert_allclose(after.r_alpha - lower.r_alpha, -0.05 * slope * (2.5 - 0.7) / 0.3, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("integrator", "share"), [("euler", 1.0), ("baoab", 0.5)])

@@ -82,7 +82,8 @@ class Integrator:
         Of A O A the first half drifts by p, the second by what O leaves of it, mu p, times sqrt(beta / next_beta). Euler's
         order drifts once, before beta changes.
         """
-        return 1.0 if self.later == 0.0 else (1.0 + decay * jnp.sqrt(beta / next_beta)) / (1.0 + decay)
+        # Written so that it is exactly 1 where beta stays.
+        return 1.0 if self.later == 0.0 else 1.0 + decay / (1.0 + decay) * (jnp.sqrt(beta / next_beta) - 1.0)
 
     def momenta_exponent(self, decay: Any) -> Any:
         """The power of 1/g that one momentum contributes to alpha's density: <K> g / T, as the discrete momenta have it."""
