@@ -8,7 +8,7 @@ import re
 import statistics
 from typing import Any
 
-from benchmarks import ensembles
+from benchmarks import ensembles, round_trips
 from benchmarks.harness import multimodal_run, table
 from benchmarks.harness.posterior_run import Row
 from ctld_optax import _batches, _warmup
@@ -129,6 +129,24 @@ def who_weighs_best() -> str:
     return "".join(lines)
 
 
+def couplings() -> str:
+    """Round trips and crossings in 1,000 gradients, by what drives alpha and how its temperatures are spaced."""
+    lines = [
+        [
+            str(row.dimensions),
+            row.coupling,
+            row.tempering,
+            f"{1.0 / (1.0 - row.strength):.0f}",
+            f"{row.round_trips:.2f}",
+            f"{row.crossings:.2f}",
+            f"{row.weight:.3f} ± {row.weight_error:.3f}",
+        ]
+        for row in table.read(RESULTS / "round_trips.csv", round_trips.Row)
+    ]
+    header = ["d", "coupling", "temperatures", "hottest", "round trips", "crossings"]
+    return markdown([*header, f"weight, {round_trips.WEIGHT} in truth"], lines)
+
+
 STARTS = {
     "wide": "as above",
     "mode": "all chains in the mode",
@@ -238,6 +256,7 @@ def write() -> None:
         starts,
         separated_modes,
         who_weighs_best,
+        couplings,
         costs_of_updates,
         costs_of_training,
         label_noise,
