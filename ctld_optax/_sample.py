@@ -30,6 +30,7 @@ NO_BOTTOM = (
     "It is the *negative* log density: pass a log density as logdensity_fn=. A flat prior on what the data do not hold has no "
     "bottom either."
 )
+CHAINS = "chains"  # the axis of those that share a bias
 WINDOW = 250  # steps between two metrics, and in one compiled call
 
 
@@ -114,7 +115,7 @@ def sample(
         lowers it where steps make an energy error of more than 0.1 k_B T per sqrt(d).
       momentum: mu in [0, 1).
       tempering: how hot; None: not at all.
-      bias: of alpha.
+      bias: of alpha, one for all chains: each learns from all.
       alpha_step_size: of alpha; None: 0.4 / (sqrt(d) log(1 / (1 - strength))), but at most 0.1.
       progress: whether to show a bar (needs `rich`).
 
@@ -158,7 +159,8 @@ def sample(
     size = flat.shape[1]
     if alpha_step_size is None:
         alpha_step_size = 0.1 if tempering is None else _unhurried(tempering.strength, size)
-    sampler = Sampler(momentum, tempering, None if tempering is None else bias, alpha_step_size)
+    shared = None if tempering is None or bias is None else dataclasses.replace(bias, axis_name=CHAINS)
+    sampler = Sampler(momentum, tempering, shared, alpha_step_size)
     num_windows = math.ceil(num_warmup / WINDOW)
     num_heated = BIAS_WARMUP * num_windows if tempering is not None else 0
     num_calls = math.ceil(num_samples * thin / WINDOW)
@@ -338,7 +340,8 @@ def steps(
     target: Target, sampler: Sampler, learning_rate: jax.Array, chains: Chain, clip: Any = math.inf, offset: Any = 0.0
 ) -> tuple[Chain, Trace]:
     """A window of all chains; the trace has leading axes (chains, steps)."""
-    return jax.vmap(lambda chain: walk(target, sampler.at(learning_rate), chain, WINDOW, clip, offset))(chains)
+    along = lambda chain: walk(target, sampler.at(learning_rate), chain, WINDOW, clip, offset)
+    return jax.vmap(along, axis_name=CHAINS)(chains)
 
 
 @functools.partial(jax.jit, static_argnames="sampler")

@@ -4,6 +4,7 @@ Nothing here knows of Optax, of the parameters or of the temperature. Energies a
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -54,6 +55,8 @@ class AdaptiveBiasingForce:
       num_bins: K >= 2. The mean force is linear between nodes, so some tens of them carry it.
       min_samples: n_0 > 0, the number of visits from which on the mean is trusted. Too small a number lets the first, random
         forces in, too large a one keeps alpha from being flat for long.
+      axis_name: name (or tuple of names) of a `jax.vmap` or mesh axis of walkers that share this bias, as of
+        :class:`~ctld_optax.Metadynamics`: each learns from the forces on all.
 
     Raises:
       ValueError: for a number out of range. TypeError: if `num_bins` is no Python integer.
@@ -68,6 +71,7 @@ class AdaptiveBiasingForce:
 
     num_bins: int = 100
     min_samples: float = 20.0
+    axis_name: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -85,19 +89,33 @@ class AdaptiveBiasingForce:
     def deposit(self, bias: jax.Array, visit: Visit, walls: Walls) -> jax.Array:
         """Takes the force of one step into the mean at `alpha` and, with the opposite sign, at -alpha.
 
-        At the walls g' = 0: there is nothing to mirror. A visit of weight 0 is left out, whatever its force.
+        At the walls g' = 0: there is nothing to mirror. A visit of weight 0 is left out, whatever its force. With an
+        `axis_name` the forces of all walkers are taken in.
         """
-        limit = walls.limit
+        if self.axis_name is None:
+            for where, share, force in self._ends(bias, visit, walls):
+                count, mean = grid.ends(bias, where)
+                count = count + share
+                mean = mean + share * (force - mean) / jnp.where(count > 0.0, count, 1.0)
+                bias = jax.lax.dynamic_update_slice_in_dim(bias, jnp.stack([count, mean]), where.left, axis=1)
+            return bias
+        brought = jnp.zeros_like(bias)  # visits, and the sum of their forces
+        for where, share, force in self._ends(bias, visit, walls):
+            both = grid.ends(brought, where) + jnp.stack([share, share * force])
+            brought = jax.lax.dynamic_update_slice_in_dim(brought, both, where.left, axis=1)
+        visits, forces = jax.lax.psum(brought, self.axis_name)
+        count = bias[0] + visits
+        mean = bias[1] + (forces - visits * bias[1]) / jnp.where(count > 0.0, count, 1.0)
+        return jnp.stack([count, mean])
+
+    def _ends(self, bias: jax.Array, visit: Visit, walls: Walls) -> Iterator[tuple[grid.Place, jax.Array, jax.Array]]:
+        """Of a visit and of its image at -alpha: the place, the share of it that each of the two nodes has, and the force."""
         weight = jnp.asarray(visit.weight, bias.dtype)
         force = jnp.where(weight > 0.0, visit.force, 0.0)
         for alpha, there in ((visit.alpha, force), (-visit.alpha, -force)):
-            where = grid.place(alpha, limit, self.num_bins, bias.dtype)
-            share = weight * grid.inside(alpha, limit, jnp.stack([1.0 - where.fraction, where.fraction]))
-            count, mean = grid.ends(bias, where)
-            count = count + share
-            mean = mean + share * (there - mean) / jnp.where(count > 0.0, count, 1.0)
-            bias = jax.lax.dynamic_update_slice_in_dim(bias, jnp.stack([count, mean]), where.left, axis=1)
-        return bias
+            where = grid.place(alpha, walls.limit, self.num_bins, bias.dtype)
+            share = weight * grid.inside(alpha, walls.limit, jnp.stack([1.0 - where.fraction, where.fraction]))
+            yield where, share, there
 
     def missing(self, bias: Any) -> jax.Array:
         """The share of the mean force that few visits hold back, over all nodes: 1 at first, and 0 when alpha is flat."""

@@ -7,6 +7,8 @@ import optax
 import pytest
 
 import ctld_optax
+from ctld_optax._dynamics.grid import Visit
+from ctld_optax._dynamics.walls import ReflectingWall
 
 DIMENSION = 20
 LONG, SHORT = 16_000, 4_000  # steps of one walker, and of each of eight
@@ -85,6 +87,24 @@ def test_bias_is_the_sum_of_all_hills_and_the_same_for_all():
     hills = SHARED.height * jnp.exp(-0.5 * jnp.square((nodes - images) / SHARED.width)).sum(axis=0)
     # 150 hills of height 0.2, added in another order.
     np.testing.assert_allclose(bias[0], hills, rtol=0.0, atol=1e-4)
+
+
+def test_the_mean_force_is_that_of_all_visits_and_the_same_for_all():
+    """As if one walker had made all of them, one after the other; in another order of the sums."""
+    alone, together = (ctld_optax.AdaptiveBiasingForce(num_bins=20, axis_name=name) for name in (None, "walkers"))
+    walls, rng = ReflectingWall(1.5), np.random.default_rng(0)
+    alphas, forces = jnp.asarray(rng.uniform(-1.6, 1.6, (40, 3))), jnp.asarray(rng.normal(size=(40, 3)))
+    weights = jnp.asarray(rng.integers(0, 5, (40, 3)) > 0, jnp.float32)  # some steps were bad
+    forces = jnp.where(weights > 0.0, forces, jnp.nan)
+    one, all_of_them = alone.init(), jnp.stack([together.init()] * 3)
+    for visit in zip(alphas, forces, weights, strict=True):
+        for alpha, force, weight in zip(*visit, strict=True):
+            one = alone.deposit(one, Visit(alpha, force, weight), walls)
+        deposit = jax.vmap(lambda bias, *visit: together.deposit(bias, Visit(*visit), walls), axis_name="walkers")
+        all_of_them = deposit(all_of_them, *visit)
+    assert jnp.all(all_of_them == all_of_them[0])
+    assert one[0].sum() > 150.0
+    np.testing.assert_allclose(all_of_them[0], one, rtol=1e-4, atol=1e-5)
 
 
 def test_walkers_are_independent_otherwise():
