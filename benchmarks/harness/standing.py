@@ -39,7 +39,8 @@ class Line(NamedTuple):
 
 
 def by_counts(ours: int, theirs: int, of: int) -> str:
-    if stats.fisher_exact([[ours, of - ours], [theirs, of - theirs]]).pvalue >= 0.05:
+    _, chance = stats.fisher_exact([[ours, of - ours], [theirs, of - theirs]])
+    if chance >= 0.05:
         return LEVEL
     return WINS if ours > theirs else LOSES
 
