@@ -9,7 +9,7 @@ import json
 import pathlib
 import statistics
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -39,8 +39,8 @@ class Line(NamedTuple):
 
 
 def by_counts(ours: int, theirs: int, of: int) -> str:
-    _, chance = stats.fisher_exact([[ours, of - ours], [theirs, of - theirs]])
-    if chance >= 0.05:
+    test: Any = stats.fisher_exact([[ours, of - ours], [theirs, of - theirs]])
+    if test.pvalue >= 0.05:
         return LEVEL
     return WINS if ours > theirs else LOSES
 
