@@ -57,9 +57,9 @@ class NoiseOfTheParameters(Langevin):
 
 
 class ForgottenOnTheWayOut(Langevin):
-    def displacement(self, count, momentum, like, params=None, key=None):
+    def displacement(self, count, momentum, like, *rest):
         whitened = jnp.linalg.solve(jnp.asarray(ctld_optax.FixedMetric(jnp.asarray(HESSIAN)).init(momentum).factor), momentum)
-        return super().displacement(count, 0.05 * whitened, like, params, key)
+        return super().displacement(count, 0.05 * whitened, like, *rest)
 
 
 @pytest.mark.parametrize("kernel", [NoiseOfTheParameters, ForgottenOnTheWayOut])
