@@ -88,7 +88,13 @@ def sample(
       >>> misfit = lambda params, rows: 0.5 * jnp.sum((rows - params) ** 2)
       >>> prior = lambda params: 0.5 * jnp.sum((params / 10.0) ** 2)
       >>> data = ctld_optax.posterior.sample(
-      ...     misfit, jnp.zeros(2), key=0, data=rows, batch_size=32, prior_fn=prior, num_warmup=250
+      ...     misfit,
+      ...     jnp.zeros(2),
+      ...     key=0,
+      ...     data=rows,
+      ...     batch_size=32,
+      ...     prior_fn=prior,
+      ...     num_warmup=250,
       ... )
       >>> data.sample_stats.attrs["gradients"] < 0.1 * 4 * 4_000 * 5  # in passes over the data
       True

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import ctld_optax
-from ctld_optax import PolynomialTempering, diagnostics
+from ctld_optax import AdaptiveBiasingForce, PolynomialTempering, diagnostics
 from ctld_optax.posterior import sample
 
 # By `sample`, judged as it comes back.
@@ -59,7 +59,11 @@ SAMPLED = {
         "mean force",
         two_modes,
         at(*LEFT),
-        {"tempering": PolynomialTempering(strength=0.5), "num_warmup": 250},
+        {
+            "tempering": PolynomialTempering(strength=0.5),
+            "num_warmup": 250,
+            "bias": AdaptiveBiasingForce(min_samples=200.0),
+        },
     ),
     "one window of warm-up": ("warmup_unfinished", "by a factor of", quartic, jnp.zeros(2), {"num_warmup": 250}),
     "four times the learning rate": (

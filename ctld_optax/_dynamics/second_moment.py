@@ -181,7 +181,8 @@ class SecondMoment(_RunningMetric):
 
     Example:
       >>> metric = ctld_optax.SecondMoment()  # as AdamW(3e-3, b1=0.9, b2=0.999) would have it
-      >>> sampler = ctld_optax.ctld((1 - 0.9) * 3e-3, 1e-6, momentum=0.9, key=0, preconditioner=metric)
+      >>> rate = (1 - 0.9) * 3e-3
+      >>> sampler = ctld_optax.ctld(rate, 1e-6, momentum=0.9, key=0, preconditioner=metric)
       >>> warm_up = ctld_optax.SecondMoment(power=1.0, freeze_after=4_000)  # posteriors
       >>> sampler = ctld_optax.posterior_sampler(0.3, key=0, preconditioner=warm_up)
 
