@@ -72,8 +72,8 @@ def stuck_network(folder: pathlib.Path) -> list[Line]:
 
     return [
         line("a network that is stuck, beside the best optimizer", optimizer),
-        line("the same, beside a constant temperature that is too cold", as_cold),
-        line("the same, beside a constant temperature that is well chosen", chosen),
+        line("a network that is stuck, beside a constant temperature that is too cold", as_cold),
+        line("a network that is stuck, beside a constant temperature that is well chosen", chosen),
     ]
 
 
