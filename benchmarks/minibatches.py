@@ -23,8 +23,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import arviz
-import blackjax
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -34,8 +32,9 @@ from rich.console import Console
 from rich.table import Table
 
 import ctld_optax
-from benchmarks.harness import files, summary, table
+from benchmarks.harness import files, peers, summary, table
 from ctld_optax import plotting
+from ctld_optax._arviz import arviz
 
 CSV = pathlib.Path(__file__).parent / "results" / "minibatches.csv"
 KEY = ("method", "rows", "seed")
@@ -114,21 +113,8 @@ def nuts(rows: Any, size: Size, key: jax.Array) -> Found:
         return -misfit(weights, rows) - prior(weights)
 
     num_warmup, num_draws = size.nuts
-    warmup: Any = blackjax.window_adaptation(blackjax.nuts, log_density, is_mass_matrix_diagonal=False)
-
-    def chain(warmup_key: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        (state, parameters), adaptation = warmup.run(warmup_key, jnp.zeros(DIMENSION), num_steps=num_warmup)
-        kernel: Any = blackjax.nuts(log_density, **parameters)
-
-        def transition(state: Any, key: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-            state, info = kernel.step(key, state)
-            return state, (state.position, info.num_integration_steps)
-
-        draws, gradients = jax.lax.scan(transition, state, jax.random.split(key, num_draws))[1]
-        return draws, gradients.sum(), adaptation.info.num_integration_steps.sum()
-
-    samples, gradients, spent = jax.jit(jax.vmap(chain))(*(jax.random.split(one, CHAINS) for one in jax.random.split(key)))
-    return Found(samples, gradients.sum(), spent.sum())
+    sample = functools.partial(peers.no_u_turns, log_density, dense=True, num_warmup=num_warmup, num_draws=num_draws)
+    return Found(*jax.jit(sample)(key, jnp.zeros((CHAINS, DIMENSION))))
 
 
 def in_one_call(rows: Any, size: Size, key: jax.Array) -> Found:
@@ -213,7 +199,7 @@ def run(method: str, size: Size, path: pathlib.Path, console: Console) -> None:
         began = time.perf_counter()
         found = sample(rows_of(size.rows), size, jax.random.key(seed))
         draws = np.asarray(found.samples, np.float64)
-        known: Any = arviz  # has no types
+        az = arviz("minibatches judges samples with ArviZ")
         squares = np.square(draws - draws.mean((0, 1)))
         row = Row(
             method,
@@ -221,7 +207,7 @@ def run(method: str, size: Size, path: pathlib.Path, console: Console) -> None:
             seed,
             float(found.passes),
             float(found.warmup_passes),
-            float(known.ess(known.convert_to_dataset({"x": squares}), method="mean")["x"].min()),
+            float(az.ess(az.convert_to_dataset({"x": squares}), method="mean")["x"].min()),
             " ".join(f"{one:.8g}" for one in squares.mean((0, 1))),
             seconds=round(time.perf_counter() - began, 1),
             by=f"{by} {importlib.metadata.version(by)}",

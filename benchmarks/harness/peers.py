@@ -16,7 +16,7 @@ import optax
 import scipy.optimize
 
 import ctld_optax
-from benchmarks.harness.posteriors import Posterior, starts
+from benchmarks.harness.posteriors import Posterior, Potential, starts
 
 WARMUP = 1_000  # transitions of a chain, as in Stan
 DRAWS = 1_000
@@ -89,20 +89,25 @@ STARTS: dict[str, Start] = {"wide": wide, "far": far, "mode": mode, "flat": flat
 
 
 def nuts(target: Posterior, key: jax.Array, begin: jax.Array, *, dense: bool) -> Draws:
+    return no_u_turns(lambda x: -target.potential(x), key, begin, dense=dense, num_warmup=WARMUP, num_draws=DRAWS)
+
+
+def no_u_turns(
+    log_density: Potential, key: jax.Array, begin: jax.Array, *, dense: bool, num_warmup: int, num_draws: int
+) -> Draws:
     """NUTS with Stan's warm-up in windows; the mass matrix is the inverse of an estimated covariance, or of its diagonal."""
     keys = [jax.random.split(one, len(begin)) for one in jax.random.split(key)]
-    log_density = lambda x: -target.potential(x)
     warmup: Any = blackjax.window_adaptation(blackjax.nuts, log_density, is_mass_matrix_diagonal=not dense)
 
     def chain(x: jax.Array, warmup_key: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        (state, parameters), adaptation = warmup.run(warmup_key, x, num_steps=WARMUP)
+        (state, parameters), adaptation = warmup.run(warmup_key, x, num_steps=num_warmup)
         kernel: Any = blackjax.nuts(log_density, **parameters)
 
         def transition(state: Any, key: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
             state, info = kernel.step(key, state)
             return state, (state.position, info.num_integration_steps)
 
-        samples, gradients = jax.lax.scan(transition, state, jax.random.split(key, DRAWS))[1]
+        samples, gradients = jax.lax.scan(transition, state, jax.random.split(key, num_draws))[1]
         return samples, gradients.sum(), adaptation.info.num_integration_steps.sum()
 
     samples, gradients, spent = jax.vmap(chain)(begin, *keys)
