@@ -1,6 +1,5 @@
 """What an optimizer does, found out by trying it on stand-ins: it is a pair of closures and tells nothing else of itself."""
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -33,25 +32,41 @@ def filled(state: Any, fill: Mapping[str, Any], which: Iterable[bool] = itertool
     """The state with those of its traces filled that `which` names in turn, as far as `fill` has something for their leaves."""
     chosen = iter(which)
 
-    def fill_leaf(path: Any, leaf: Any) -> Any:
-        new = fill.get(jax.tree_util.keystr(path))
-        return leaf if new is None or new.shape != leaf.shape else new.astype(leaf.dtype)
-
     def fill_node(node: Any) -> Any:
-        if not _is_trace(node) or not next(chosen):
-            return node
-        return node._replace(trace=jax.tree_util.tree_map_with_path(fill_leaf, node.trace))
+        return node if not _is_trace(node) or not next(chosen) else node._replace(trace=_filled_leaves(node.trace, fill))
 
     return jax.tree.map(fill_node, state, is_leaf=_is_trace)
 
 
+def _filled_leaves(tree: Any, fill: Mapping[str, Any]) -> Any:
+    """The tree with those leaves filled for which there is something of their shape."""
+
+    def fill_leaf(path: Any, leaf: Any) -> Any:
+        new = fill.get(jax.tree_util.keystr(path))
+        return leaf if new is None or new.shape != leaf.shape else new.astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill_leaf, tree)
+
+
 def walk(optimizer: Any, params: Any, fill: Mapping[str, Any], grads: list[Any], **extra_args: Any) -> list[tuple[Any, Any]]:
     """The updates and the traces after each of some gradients, of an optimizer that is fresh but for what fills its traces."""
-    state, steps = filled(optimizer.init(params), fill), []
+    return _walked(optimizer, params, filled(optimizer.init(params), fill), grads, traces_in, **extra_args)
+
+
+def _walked(
+    optimizer: Any, params: Any, state: Any, grads: Iterable[Any], read: Callable[[Any], Any], **extra_args: Any
+) -> list[tuple[Any, Any]]:
+    """The updates, and what is read off the state, after each of some gradients."""
+    steps: list[tuple[Any, Any]] = []
     for grad in grads:
         updates, state = optimizer.update(grad, state, params, **extra_args)
-        steps.append((by_path(updates), traces_in(state)))
+        steps.append((by_path(updates), read(state)))
     return steps
+
+
+def _of_either_sign(fill: Any) -> list[Any]:
+    """Three gradients in turn, of other sizes than what fills a memory."""
+    return [jax.tree.map(lambda f, factor=factor: np.asarray(factor * f, f.dtype), fill) for factor in (0.7, -0.02, 5.0)]
 
 
 def kept_parameters(init: Callable[[Any], Any], params: Any) -> list[bool]:
@@ -86,7 +101,7 @@ def sums_gradients(optimizer: Any, like: Any) -> list[bool | None]:
         return []
     sizes = [SIZE * (-1.7) ** (number % 5) for number in range(len(jax.tree.leaves(like)))]
     fill, params, zeros = _stand_ins(like, sizes), _stand_ins(like, PARAMETER), _stand_ins(like, 0.0)
-    grads = [jax.tree.map(lambda f, factor=factor: np.asarray(factor * f, f.dtype), fill) for factor in (0.7, -0.02, 5.0)]
+    grads = _of_either_sign(fill)
 
     def traces_after(fill: Any, *grads: Any) -> list[Any]:
         return [traces for _, traces in walk(optimizer, params, by_path(fill), list(grads), value=jnp.ones(()))]
@@ -148,17 +163,8 @@ def filled_averages(state: Any, fills: Iterable[Mapping[str, Mapping[str, Any]]]
         if not _has_averages(node):
             return node
         fill = next(rest)
-
-        def fill_leaf(path: Any, leaf: Any, name: str) -> Any:
-            new = fill[name].get(jax.tree_util.keystr(path))
-            return leaf if new is None or new.shape != leaf.shape else new.astype(leaf.dtype)
-
-        new = {name: getattr(node, name) for name in fill if name in node._fields}
         return node._replace(
-            **{
-                name: jax.tree_util.tree_map_with_path(functools.partial(fill_leaf, name=name), value)
-                for name, value in new.items()
-            }
+            **{name: _filled_leaves(getattr(node, name), leaves) for name, leaves in fill.items() if name in node._fields}
         )
 
     return jax.tree.map(fill_node, state, is_leaf=_has_averages)
@@ -186,7 +192,7 @@ def averages(optimizer: Any, like: Any) -> list[Averages | None]:
     sizes = [2.0**-20 * (-2.0) ** (number % 5) for number in range(len(jax.tree.leaves(like)))]
     fill, zeros = _stand_ins(like, sizes), _stand_ins(like, 0.0)
     first, second, nothing = by_path(fill), {path: leaf**2 for path, leaf in by_path(fill).items()}, by_path(zeros)
-    grads = [jax.tree.map(lambda f, factor=factor: np.asarray(factor * f, f.dtype), fill) for factor in (0.7, -0.02, 5.0)]
+    grads = _of_either_sign(fill)
 
     def after(nu: Any, *grads: Any) -> list[Any]:
         fills = [{"mu": first, "nu": nu, "count": {"": np.asarray(LATE)}}] * count
@@ -263,11 +269,7 @@ def steps_of_averages(
 
 def walk_averages(optimizer: Any, params: Any, fills: Any, grads: Iterable[Any], **extra_args: Any) -> list[tuple[Any, Any]]:
     """As `walk`, of what is filled by `filled_averages`."""
-    state, steps = filled_averages(optimizer.init(params), fills), []
-    for grad in grads:
-        updates, state = optimizer.update(grad, state, params, **extra_args)
-        steps.append((by_path(updates), averages_in(state)))
-    return steps
+    return _walked(optimizer, params, filled_averages(optimizer.init(params), fills), grads, averages_in, **extra_args)
 
 
 def _decay(start: Mapping[str, Any], left: Mapping[str, Any]) -> float:
