@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ctld_optax._chains import Target, Trace, refreshed
+from ctld_optax._chains import Target, Trace, begun, refreshed
 from ctld_optax._dynamics.langevin import CTLDState, Langevin
 from ctld_optax._dynamics.minibatch import KnownNoise, Variances
 from ctld_optax._dynamics.preconditioner import Coordinates, Dense
@@ -121,9 +121,7 @@ def measured(
 
 def begin(kernel: Langevin, coordinates: Coordinates, position: jax.Array, key: jax.Array) -> Chain:
     """A chain with thermal momentum."""
-    key, momentum_key = jax.random.split(key)
-    state = kernel.init(position)._replace(coordinates=coordinates, key=key)
-    return Chain(position, position, refreshed(state, momentum_key))
+    return Chain(position, position, begun(kernel, coordinates, position, key))
 
 
 def walk(

@@ -102,9 +102,13 @@ def place(target: Target, position: jax.Array) -> Place:
 
 def begin(target: Target, kernel: Langevin, coordinates: Coordinates, position: jax.Array, key: jax.Array) -> Chain:
     """A chain with thermal momentum."""
+    return Chain(place(target, position), begun(kernel, coordinates, position, key), jnp.ones((), position.dtype))
+
+
+def begun(kernel: Langevin, coordinates: Coordinates, position: jax.Array, key: jax.Array) -> CTLDState:
+    """The state of a sampler that begins in a metric, with thermal momentum."""
     key, momentum_key = jax.random.split(key)
-    state = kernel.init(position)._replace(coordinates=coordinates, key=key)
-    return Chain(place(target, position), refreshed(state, momentum_key), jnp.ones((), position.dtype))
+    return refreshed(kernel.init(position)._replace(coordinates=coordinates, key=key), momentum_key)
 
 
 def refreshed(state: CTLDState, key: jax.Array) -> CTLDState:

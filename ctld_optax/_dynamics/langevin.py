@@ -52,8 +52,8 @@ class CTLDState(NamedTuple):
       bias: shape (2, num_bins + 1): of Metadynamics, V_b in units of k_B T_c as an unevaluated sum of two floats a node; of
         AdaptiveBiasingForce, visits and mean force.
       kinetic_energy: shape (): learning_rate |m|^2 / 2 of the last step, in units of value.
-      energy_mean: shape (): running mean of the energy that is coupled to alpha, value + kinetic energy (without value in the
-        kinetic coupling), in units of value.
+      energy_mean: shape (): running mean of the energy that is coupled to alpha, in units of value: value + kinetic energy, in
+        the kinetic coupling the one and in that of the potential the other alone.
       energy_var: shape (): its running variance.
       skipped: shape (), int32: steps whose value or gradient was not finite.
       gradient_noise: what an estimator of the minibatch noise remembers; empty without one.

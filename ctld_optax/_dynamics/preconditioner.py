@@ -141,12 +141,18 @@ class Dense(NamedTuple):
         return unravel(self.factor.astype(flat.dtype) @ flat)
 
     def variances(self, of_grads: Any) -> Any:
-        if isinstance(of_grads, int | float) and of_grads == 0.0:
-            return of_grads
-        raise ValueError(
-            "gradient_noise must be RunningNoise() beside a dense metric, which looks along directions of its own: the "
-            "variances of single parameters do not say how much noise there is along those. Or take a diagonal FixedMetric."
+        return only_nothing(
+            of_grads,
+            "a dense metric, which looks along directions of its own: the variances of single parameters do not say how much "
+            "noise there is along those",
         )
+
+
+def only_nothing(of_grads: Any, beside: str) -> Any:
+    """The variances if they are 0; else a `ValueError`, since they cannot be carried over to a metric, and why."""
+    if isinstance(of_grads, int | float) and of_grads == 0.0:
+        return of_grads
+    raise ValueError(f"gradient_noise must be RunningNoise() beside {beside}. Or take a diagonal FixedMetric.")
 
 
 @dataclasses.dataclass(frozen=True)

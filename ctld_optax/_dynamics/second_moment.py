@@ -19,7 +19,7 @@ from ctld_optax._arrays import compat, shards
 from ctld_optax._arrays.dtypes import at_least_float32, scalar_dtype_of
 from ctld_optax._arrays.inplace import change_if
 from ctld_optax._checked import check_fields
-from ctld_optax._dynamics.preconditioner import Observed
+from ctld_optax._dynamics.preconditioner import Observed, only_nothing
 from ctld_optax._validate import check_count, check_range
 
 
@@ -37,11 +37,9 @@ class Moments(NamedTuple):
 
     def variances(self, of_grads: Any) -> Any:
         """No variances in coordinates that will be others in the next step."""
-        if isinstance(of_grads, int | float) and of_grads == 0.0:
-            return of_grads
-        raise ValueError(
-            "gradient_noise must be RunningNoise() beside a metric that follows the run: variances of the parameters' own "
-            "gradients are not those in its coordinates. Or take a diagonal FixedMetric."
+        return only_nothing(
+            of_grads,
+            "a metric that follows the run: variances of the parameters' own gradients are not those in its coordinates",
         )
 
 
