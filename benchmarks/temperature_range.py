@@ -165,6 +165,7 @@ class Found(NamedTuple):
     ends: np.ndarray  # means over the seeds, infinitely bad if one diverged
     band: tuple[float, float]
     suggestions: np.ndarray
+    best: int  # of them
     is_accuracy: bool
 
     @property
@@ -194,20 +195,19 @@ def read(rows: Sequence[Row]) -> Found:
         high += 1
     half = 10 ** (1 / 6)
     suggestions = np.array([row.suggestion for row in rows if row.kind == "ramp"])
-    return Found(temperatures, ends, (temperatures[low] / half, temperatures[high] * half), suggestions, is_accuracy)
+    return Found(temperatures, ends, (temperatures[low] / half, temperatures[high] * half), suggestions, best, is_accuracy)
 
 
 def show(rows: Sequence[Row]) -> Table:
     made = Table("job", "band", "best end, at", "suggested, each seed", "in the band", "else off by a factor of", "findings")
     for name, own in by_job(rows).items():
         found = read(own)
-        best = int(np.argmax(found.ends)) if found.is_accuracy else int(np.argmin(found.ends))
         findings = sorted({row.findings for row in own if row.findings})
         suggested = ["none" if math.isnan(t) else f"{t:.1e}" for t in found.suggestions]
         missed = [f"{off:.1f}" for off, hit in zip(found.off, found.hits, strict=True) if not hit and np.isfinite(off)]
         made.add_row(
             name, f"{found.band[0]:.1e} to {found.band[1]:.1e}",
-            f"{found.ends[best]:.3g}, {found.temperatures[best]:.1e}", " ".join(suggested),
+            f"{found.ends[found.best]:.3g}, {found.temperatures[found.best]:.1e}", " ".join(suggested),
             f"{found.hits.sum()} of {found.hits.size}", " ".join(missed), ", ".join(findings),
         )  # fmt: skip
     return made

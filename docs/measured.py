@@ -61,11 +61,7 @@ def efficiency() -> str:
 
 def crossings() -> dict[str, dict[str, list[multimodal_run.Row]]]:
     """The reported runs over separated modes: posterior, sampler, seeds."""
-    found: dict[str, dict[str, list[multimodal_run.Row]]] = {}
-    for run in table.read(RESULTS / "multimodal.csv", multimodal_run.Row):
-        if run.stage == "report":
-            found.setdefault(run.problem, {}).setdefault(run.method, []).append(run)
-    return found
+    return multimodal_run.reported(table.read(RESULTS / "multimodal.csv", multimodal_run.Row))
 
 
 def separated_modes() -> str:
@@ -103,7 +99,8 @@ def who_weighs_best() -> str:
         best = min(peers, key=lambda method: peers[method])
         told = f"CTLD {middle['CTLD']:.2g}, {best} {middle[best]:.2g}"
         ours, theirs = ([run.variation for run in each[method]] for method in ("CTLD", best))
-        apart = max(ours) < min(theirs) or max(theirs) < min(ours)
+        pair = each["CTLD"], each[best]
+        apart = any(multimodal_run.every_seed_less(*two) for two in (pair, pair[::-1]))
         is_inside = min(theirs) <= middle["CTLD"] <= max(theirs) and min(ours) <= middle[
             best
         ] <= max(ours)

@@ -1,5 +1,6 @@
 """What is kept of a run over separated modes: for the command that makes the runs, and for the site's table."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 KEY = ("problem", "method", "setting", "stage", "seed")  # of a row
@@ -30,3 +31,17 @@ class Row(NamedTuple):
     @property
     def run(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in KEY)
+
+
+def reported(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
+    """The runs that count: posterior, sampler, seeds."""
+    found: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        if row.stage == "report":
+            found.setdefault(row.problem, {}).setdefault(row.method, []).append(row)
+    return found
+
+
+def every_seed_less(ones: Sequence[Row], others: Sequence[Row]) -> bool:
+    """Whether the weights of each run of the ones are nearer to the truth than those of any of the others."""
+    return max(row.variation for row in ones) < min(row.variation for row in others)

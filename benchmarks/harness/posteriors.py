@@ -277,12 +277,20 @@ def gauss_mix(known: Data, *, ordered: bool = True, num_obs: int | None = None) 
     def potential(x: jax.Array) -> jax.Array:
         natural = constrain(x)
         mu, sigma = natural[:2], natural[2:4]
-        log_weights = jnp.stack([jax.nn.log_sigmoid(x[4]), jax.nn.log_sigmoid(-x[4])])
-        likelihood = jax.nn.logsumexp(log_weights - x[2:4] - 0.5 * jnp.square((y - mu) / sigma), axis=1)
-        prior = normal(mu, 0.0, 2.0) + jnp.sum(half_normal(sigma, 2.0)) - 4.0 * jnp.sum(log_weights)
-        return prior - jnp.sum(likelihood) - x[2] - x[3] + logit_jacobian(x[4]) - (x[1] if ordered else 0.0)
+        likelihood = jax.nn.logsumexp(_log_weights(x) - x[2:4] - 0.5 * jnp.square((y - mu) / sigma), axis=1)
+        return gauss_mix_prior(x, mu) - jnp.sum(likelihood) - (x[1] if ordered else 0.0)
 
     return potential, constrain
+
+
+def gauss_mix_prior(x: jax.Array, mu: jax.Array) -> jax.Array:
+    """Of `gauss_mix`, with the Jacobian of the change of coordinates but for that of an order of the means, `mu`."""
+    prior = normal(mu, 0.0, 2.0) + jnp.sum(half_normal(jnp.exp(x[2:4]), 2.0)) - 4.0 * jnp.sum(_log_weights(x))
+    return prior - x[2] - x[3] + logit_jacobian(x[4])
+
+
+def _log_weights(x: jax.Array) -> jax.Array:
+    return jnp.stack([jax.nn.log_sigmoid(x[4]), jax.nn.log_sigmoid(-x[4])])
 
 
 def gp_regr(known: Data) -> tuple[Potential, Constrain]:

@@ -18,7 +18,7 @@ from benchmarks import ensembles, minibatches
 from benchmarks.harness import multimodal_run, posterior_run, summary, sweep, table
 
 WINS, LEVEL, LOSES = "wins", "level", "**loses**"
-OURS, NUTS = "CTLD", "NUTS, dense"
+OURS, TUNED, NUTS = "CTLD", "CTLD, tuned", "NUTS, dense"
 TRAINED = 0.9  # test accuracy of a network that has left its plateau
 
 
@@ -109,21 +109,16 @@ def many_rows(folder: pathlib.Path) -> list[Line]:
 
 
 def separated_modes(folder: pathlib.Path) -> list[Line]:
-    """The weights of the modes, a line a problem, beside the peer that errs least."""
-    rows = [row for row in table.read(folder / "multimodal.csv", multimodal_run.Row) if row.stage == "report"]
+    """The weights of the modes, a line a problem, tuned as its peers are, beside the one of them that errs least."""
     lines: list[Line] = []
-    for problem in dict.fromkeys(row.problem for row in rows):
-        errors: dict[str, list[float]] = {}
-        for row in rows:
-            if row.problem == problem:
-                errors.setdefault(row.method, []).append(row.variation)
-        peers = [name for name in errors if OURS not in name]
-        own = max(name for name in errors if OURS in name)  # "CTLD, tuned", where it was, as its peers are
-        best = min(peers, key=lambda name: statistics.median(errors[name]))
-        apart = max(errors[own]) < min(errors[best]), max(errors[best]) < min(errors[own])
-        verdict = WINS if apart[0] else LOSES if apart[1] else LEVEL
-        told = f"{own}: {statistics.median(errors[own]):.2g}; {best}: {statistics.median(errors[best]):.2g}"
+    for problem, runs in multimodal_run.reported(table.read(folder / "multimodal.csv", multimodal_run.Row)).items():
+        middle = {name: statistics.median(row.variation for row in own) for name, own in runs.items()}
+        own = TUNED if TUNED in middle else OURS
+        best = min((name for name in middle if OURS not in name), key=lambda name: middle[name])
+        wins, loses = (multimodal_run.every_seed_less(runs[one], runs[two]) for one, two in ((own, best), (best, own)))
+        verdict = WINS if wins else LOSES if loses else LEVEL
         question = f"weights of separated modes, {problem.replace('_', ' ')}, beside the best peer: total variation"
+        told = f"{own}: {middle[own]:.2g}; {best}: {middle[best]:.2g}"
         lines.append(Line(question, verdict, told, "results/multimodal.csv"))
     return lines
 

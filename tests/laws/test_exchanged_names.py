@@ -4,13 +4,11 @@
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ctld_optax
 from benchmarks.harness import posteriors
-from benchmarks.harness.posteriors import half_normal, logit_jacobian, normal
 from ctld_optax import posterior
 from tests.test_posteriordb import needs_data
 
@@ -19,10 +17,7 @@ OBSERVATIONS, SAMPLES = 60, 40_000
 
 
 def prior(x):
-    """Of the means, the logarithms of the deviations and the logit of the weight, with their changes of variables."""
-    logs = jax.nn.log_sigmoid(x[4]), jax.nn.log_sigmoid(-x[4])
-    of_natural = normal(x[:2], 0.0, 2.0) + jnp.sum(half_normal(jnp.exp(x[2:4]), 2.0)) - 4.0 * sum(logs)
-    return of_natural - x[2] - x[3] + logit_jacobian(x[4])
+    return posteriors.gauss_mix_prior(x, x[:2])
 
 
 def is_first(seed, *, tempering, num_samples):
