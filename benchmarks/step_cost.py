@@ -59,6 +59,10 @@ def variants() -> dict[str, Variant]:
     table |= {
         f"CTLD {noise}": Variant(sampler(noise=noise)) for noise in ("gaussian", "irwin_hall", "three_point", "rademacher")
     }
+    table |= {  # the paper's order: one variate a step, and an error of the first order in it
+        f"CTLD {noise}, Euler": Variant(sampler(noise=noise, integrator="euler"))
+        for noise in ("gaussian", "irwin_hall", "three_point")
+    }
     table["CTLD irwin_hall, no tempering"] = Variant(sampler(noise="irwin_hall", tempering=None))
     metrics = {
         "SecondMoment": ctld_optax.SecondMoment(),
