@@ -1,4 +1,4 @@
-"""Does it weigh separated modes? Posteriors whose modes have known weights, six samplers, equal numbers of gradients.
+"""Does it weigh separated modes? Posteriors whose modes have known weights, five samplers, equal numbers of gradients.
 
     python -m benchmarks.multimodal
 
@@ -39,11 +39,10 @@ from ctld_optax import plotting
 CSV = pathlib.Path(__file__).parent / "results" / "multimodal.csv"
 BUDGET = 200_000
 SMALL = 60_000
-SEEDS = 4
+SEEDS = 8
 PILOT_SEED = 1_000
 COLORS = {
     "CTLD": plotting.VERMILLION,
-    "CTLD, tuned": plotting.ORANGE,
     "parallel tempering": plotting.BLUE,
     "tempered SMC": plotting.GREEN,
     "NUTS": plotting.PURPLE,

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from ctld_optax._dynamics.langevin import CTLDState, Langevin
-from ctld_optax._dynamics.preconditioner import Coordinates
+from ctld_optax._dynamics.preconditioner import Coordinates, Natural
+from ctld_optax._heated import Heated
 
 # A step with a larger energy error, in units of k_B T, is not taken: it has left the region where the step size makes sense.
 # Where it makes sense errors are of the order of 0.1, so that the guard costs a sample nothing.
@@ -62,7 +63,8 @@ class Trace(NamedTuple):
     """What a chain has seen, with a leading axis of steps.
 
     Attributes:
-      position, grad: shape (steps, d).
+      position: shape (steps, d).
+      grad: of what is sampled at the step's temperature, likewise.
       heated, energy: of the part that tempering divides, and of the whole target at full weight, shape (steps,).
       alpha, beta, kinetic_energy: of the sampler, shape (steps,).
       error: of the energy, by the trapezoid rule along the step: 0 where the target is harmonic, whatever the step.
@@ -100,15 +102,18 @@ def place(target: Target, position: jax.Array) -> Place:
     return Place(position, heated, kept, heated_grad, kept_grad)
 
 
-def begin(target: Target, kernel: Langevin, coordinates: Coordinates, position: jax.Array, key: jax.Array) -> Chain:
-    """A chain with thermal momentum."""
-    return Chain(place(target, position), begun(kernel, coordinates, position, key), jnp.ones((), position.dtype))
+def begin(target: Target, kernel: Langevin, position: jax.Array, key: jax.Array, beta: Any = 1.0) -> Chain:
+    """A chain with thermal momentum, at an inverse temperature that stays if the sampler has no tempering."""
+    state = begun(kernel, Natural(), position, key, beta)
+    return Chain(place(target, position), state, jnp.ones((), position.dtype))
 
 
-def begun(kernel: Langevin, coordinates: Coordinates, position: jax.Array, key: jax.Array) -> CTLDState:
+def begun(kernel: Langevin, coordinates: Coordinates, position: jax.Array, key: jax.Array, beta: Any = 1.0) -> CTLDState:
     """The state of a sampler that begins in a metric, with thermal momentum."""
     key, momentum_key = jax.random.split(key)
-    return refreshed(kernel.init(position)._replace(coordinates=coordinates, key=key), momentum_key)
+    state = kernel.init(position)
+    beta = jnp.asarray(beta, state.beta.dtype)
+    return refreshed(state._replace(coordinates=coordinates, key=key, beta=beta), momentum_key)
 
 
 def refreshed(state: CTLDState, key: jax.Array) -> CTLDState:
@@ -118,7 +123,9 @@ def refreshed(state: CTLDState, key: jax.Array) -> CTLDState:
     return state._replace(momentum=scale * jax.random.normal(key, momentum.shape, momentum.dtype))
 
 
-def walk(target: Target, kernel: Langevin, chain: Chain, num_steps: int, clip: Any, offset: Any) -> tuple[Chain, Trace]:
+def walk(
+    target: Target, kernel: Langevin, coordinates: Heated, chain: Chain, num_steps: int, clip: Any, offset: Any
+) -> tuple[Chain, Trace]:
     """Steps of one chain.
 
     A step to where energy or gradient is not finite, or one that makes an energy error of more than `DIVERGENCE`, is not taken:
@@ -126,7 +133,8 @@ def walk(target: Target, kernel: Langevin, chain: Chain, num_steps: int, clip: A
 
     Args:
       target: what is sampled.
-      kernel: the sampler.
+      kernel: the sampler, whose momentum is in the coordinates.
+      coordinates: in which the step is taken, by its temperature.
       chain: where from.
       num_steps: how many.
       clip: the largest norm of a gradient in the sampler's coordinates, in units of sqrt(d); infinite for samples.
@@ -137,10 +145,12 @@ def walk(target: Target, kernel: Langevin, chain: Chain, num_steps: int, clip: A
     def step(chain: Chain, _: None) -> tuple[Chain, Trace]:
         here, state, reach = chain
         energy, grad = here.at(state.beta)
-        norm = jnp.linalg.norm(state.coordinates.inward(grad))
-        shortened = grad * jnp.minimum(1.0, clip * jnp.sqrt(grad.size) / norm)
-        updates, after = kernel.update(shortened, state, here.position, value=here.heated - offset)
-        updates = reach * jnp.asarray(updates)
+        inward = coordinates.inward(grad, state.beta)
+        inward = inward * jnp.minimum(1.0, clip * jnp.sqrt(grad.size / state.beta) / jnp.linalg.norm(inward))
+        momentum = kernel.accelerate(inward, state.momentum, kernel.kept(state))
+        after = kernel.thermalize(state._replace(momentum=momentum), here.heated - offset, inward)
+        velocity = coordinates.outward(jnp.asarray(after.momentum), state.beta, after.beta, kernel.decay)
+        updates = -reach * after.learning_rate * velocity
         there = place(target, here.position + updates)
         new_energy, new_grad = there.at(state.beta)
         error = state.beta * (new_energy - energy - 0.5 * jnp.sum((grad + new_grad) * updates))
@@ -152,7 +162,7 @@ def walk(target: Target, kernel: Langevin, chain: Chain, num_steps: int, clip: A
         seen = Trace(
             # Alpha has moved by the energy of the place that the step was made from.
             position=here.position,
-            grad=here.heated_grad + here.kept_grad,
+            grad=state.beta * grad,
             heated=here.heated,
             energy=here.heated + here.kept,
             alpha=after.alpha,

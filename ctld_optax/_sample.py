@@ -4,34 +4,33 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ctld_optax import _batches as batches
+from ctld_optax import _heat as heat
 from ctld_optax import _warmup as warmup
 from ctld_optax._arrays import compat
 from ctld_optax._arviz import arviz
-from ctld_optax._chains import Chain, Target, Trace, begin, walk
+from ctld_optax._chains import Target, Trace
 from ctld_optax._checked import checked
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
 from ctld_optax._dynamics.alpha import Bias
-from ctld_optax._dynamics.langevin import Langevin
-from ctld_optax._dynamics.tempering import PolynomialTempering
-from ctld_optax._presets import posterior_sampler
+from ctld_optax._dynamics.tempering import GeometricTempering, PolynomialTempering
+from ctld_optax._heated import Heated
 from ctld_optax._validate import as_key, check_arrays, check_count, check_params, check_range
+from ctld_optax._windows import CHAINS, WINDOW, Sampler, batch_steps, start, start_batches, steps
 from ctld_optax.diagnostics._trajectory import round_trips
 
-BIAS_WARMUP = 4  # times as many steps as those that find the metric, for the bias to fill
+BIAS_WARMUP = 2  # times as many steps as those that find the metric, for alpha to see all modes
 ENDLESS = 1e12  # a parameter beyond this is on its way to infinity
 NO_BOTTOM = (
     "It is the *negative* log density: pass a log density as logdensity_fn=. A flat prior on what the data do not hold has no "
     "bottom either."
 )
-CHAINS = "chains"  # the axis of those that share a bias
-WINDOW = 250  # steps between two metrics, and in one compiled call
 
 
 @checked()
@@ -51,7 +50,7 @@ def sample(
     thin: int = 5,
     learning_rate: float = 0.1,
     momentum: float = 0.8,
-    tempering: PolynomialTempering | None = None,
+    tempering: PolynomialTempering | Literal["auto"] | None = None,
     bias: Bias | None = AdaptiveBiasingForce(),
     alpha_step_size: float | None = None,
     progress: bool = False,
@@ -63,11 +62,13 @@ def sample(
     second order in the step, a few per cent of a standard deviation at most at the default. Half the `learning_rate` shows it.
 
     With `tempering` each chain heats up and cools down by itself, so that it crosses between modes, and the samples are what it
-    saw while cold. With a `prior_fn` as well the prior is never heated: gradient and energy then make the density
+    saw while cold. `tempering="auto"` finds how hot it must become: the temperature at which chains that cool down begin to
+    disagree is where modes part. With a `prior_fn` as well the prior is never heated: gradient and energy then make the density
 
     .. math:: \exp(-g(\alpha)\, \text{loss\_fn} - \text{prior\_fn} - p \cdot p / 2 - V_b(\alpha) - r_\alpha^2/2)
 
-    so that what the data do not hold (a scale in its logarithm, say) cannot run away while hot.
+    so that what the data do not hold (a scale in its logarithm, say) cannot run away while hot. Each temperature has its own
+    metric, and the bias begins with what the search for it has seen.
 
     With `data` and a `batch_size` a step looks at that many rows, drawn at random, in place of all: at two gradients of them,
     one of which is a control variate. The noise that this brings is measured, and that much less is injected (Eq. 8). All that
@@ -99,6 +100,14 @@ def sample(
       >>> data.sample_stats.attrs["gradients"] < 0.1 * 4 * 4_000 * 5  # in passes over the data
       True
 
+      Two modes, nine standard deviations to each side of a prior:
+
+      >>> modes = lambda x: -jnp.logaddexp(-0.5 * jnp.sum((x - 9.0) ** 2), -0.5 * jnp.sum((x + 9.0) ** 2))
+      >>> prior = lambda x: 0.5 * jnp.sum((x / 9.0) ** 2)
+      >>> data = ctld_optax.posterior.sample(modes, jnp.ones(2), key=0, prior_fn=prior, tempering="auto")
+      >>> data.sample_stats.attrs["hottest"]  # of the temperatures
+      32.0
+
     Args:
       loss_fn: `loss_fn(params)`, the *negative* log density up to a constant, a scalar. A `potential_fn` of NumPyro's
         `initialize_model` is one. With a `prior_fn` the negative log likelihood alone.
@@ -113,14 +122,15 @@ def sample(
       prior_fn: `prior_fn(params)`, the negative log density of the prior, which tempering leaves alone.
       constrain: `constrain(params)`, what is kept of a sample, such as parameters in their natural bounds. A pytree.
       num_chains: >= 1.
-      num_warmup: steps of a chain before the metric stands, >= 250, beside the search for a mode. Four times as many again,
-        not kept, fill the bias if there is `tempering`.
+      num_warmup: steps of a chain before the metric stands, >= 250, beside the search for a mode. With `tempering` some twenty
+        windows of 250 steps of eight chains look for the temperature, and twice as many steps as `num_warmup`, not kept, let
+        alpha move.
       num_samples: samples of a chain, >= 1. With `tempering` fewer come back, those in the window: about a quarter.
       thin: steps, and gradients, a sample costs.
       learning_rate: in units in which the target is round, of which 2 (1 + momentum) is the limit of stability. The warm-up
         lowers it where steps make an energy error of more than 0.1 k_B T per sqrt(d).
       momentum: mu in [0, 1).
-      tempering: how hot; None: not at all.
+      tempering: "auto": as hot as need be, by a :class:`~ctld_optax.GeometricTempering`; or how hot; None: not at all.
       bias: of alpha, one for all chains: each learns from all.
       alpha_step_size: of alpha; None: 0.4 / (sqrt(d) log(1 / (1 - strength))), but at most 0.1.
       progress: whether to show a bar (needs `rich`).
@@ -132,8 +142,9 @@ def sample(
       of all chains (a minibatch counts as its share of the data), with a `batch_size` `brought` (the largest share of the
       noise due to a coordinate that minibatches bring), `learning_rate`, `metric_change` (the factor by which the last window
       changed the metric: near 1 if the warm-up has converged), `left_modes` (chains whose own mode had no mass to speak of),
-      `num_params` and, with tempering, `round_trips` (of all chains, between the window and the hot end, while sampling) and
-      `bias_missing` (how much of the bias has still to fill).
+      `num_params` and, with tempering, `hottest` (the
+      highest temperature, in units of the posterior's own), `round_trips` (of all chains, between the window and the hot end,
+      while sampling) and `bias_missing` (how much of the bias alpha has not seen yet).
       :func:`ctld_optax.diagnostics.report` judges it.
 
     Raises:
@@ -163,28 +174,24 @@ def sample(
         _check_sum(likelihood, flat[0])
 
     size = flat.shape[1]
-    if alpha_step_size is None:
-        alpha_step_size = 0.1 if tempering is None else _unhurried(tempering.strength, size)
-    shared = None if tempering is None or bias is None else dataclasses.replace(bias, axis_name=CHAINS)
-    sampler = Sampler(momentum, tempering, shared, alpha_step_size)
     num_windows = math.ceil(num_warmup / WINDOW)
     num_heated = BIAS_WARMUP * num_windows if tempering is not None else 0
     num_calls = math.ceil(num_samples * thin / WINDOW)
     calls = _bar(num_windows + num_heated + num_calls, progress)
 
+    cold = Sampler(momentum)
     found = warmup.find(target, flat, jnp.asarray(learning_rate, flat.dtype), descent_key)
     _check_start(found)
-    warm = _warmed(target, found, sampler, num_windows, begin_key, calls)
+    warm = _warmed(target, found, cold, num_windows, begin_key, calls)
     _check_bottom(warm.energies, size)
-    way = (
-        _on_all(target, sampler, warm, heat_key)
-        if batch_size is None
-        else _on_batches(target, sampler, warm, batch_size, heat_key)
-    )
+    if batch_size is not None:
+        way = _on_batches(target, cold, warm, batch_size, heat_key)
+    elif tempering is None:
+        way = _on_all(target, cold, warm, heat_key)
+    else:
+        waiting = (next(calls) for _ in range(num_heated))
+        way = _tempered(target, cold, warm, tempering, bias, alpha_step_size, learning_rate, heat_key, waiting)
     chains = way.chains
-    for _ in range(num_heated):
-        next(calls)
-        chains, _ = way.walk(chains)
     kept: list[Trace] = []
     for call in range(num_calls):
         next(calls)
@@ -195,11 +202,12 @@ def sample(
     run = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :num_samples], *kept)
 
     told = dict(way.attributes)
-    if tempering is not None:
-        told["round_trips"] = round_trips(run.alpha, tempering.delta, tempering.delta_prime)
+    if way.tempering is not None:
+        told["round_trips"] = round_trips(run.alpha, way.tempering.delta, way.tempering.delta_prime)
         if isinstance(bias, AdaptiveBiasingForce):
-            told["bias_missing"] = float(jnp.max(bias.missing(chains.state.bias)))
-        run = _cold(run, tempering)
+            seen = chains.state.bias.at[:, 0].add(-heat.TRUSTED)
+            told["bias_missing"] = float(jnp.max(bias.missing(seen)))
+        run = _cold(run, way.tempering)
     values = _values(run.position, to_params, constrain)
     stats = {
         "lp": -run.energy,
@@ -207,7 +215,7 @@ def sample(
         "energy_error": run.error,
         "diverging": run.diverging,
     }
-    if tempering is not None:
+    if way.tempering is not None:
         stats |= {"alpha": run.alpha, "beta": run.beta}
     result = az.from_dict(posterior=values, sample_stats={name: stats[name] for name in stats if name not in way.unknown})
     result.sample_stats.attrs.update(
@@ -241,18 +249,16 @@ class Warm(NamedTuple):
     left_modes: int
 
 
-def _warmed(
-    target: Target, found: warmup.Found, sampler: "Sampler", num_windows: int, key: jax.Array, calls: Iterator[int]
-) -> Warm:
+def _warmed(target: Target, found: warmup.Found, cold: Sampler, num_windows: int, key: jax.Array, calls: Iterator[int]) -> Warm:
     """Windows of cold chains, each in the metric of the one before."""
-    cold = sampler._replace(tempering=None, bias=None)
     metric, change, positions, left = found.metric, jnp.inf, found.positions, ~np.asarray(found.kept)
     largest, own, window = metric.learning_rate, jnp.arange(len(left)), None
     energies = [float(jnp.max(found.energies[found.kept]))]
     for number in range(num_windows):
         next(calls)
-        chains = start(target, cold, metric, positions, jax.random.fold_in(key, number))
-        chains, window = steps(target, cold, metric.learning_rate, chains, warmup.CLIP)
+        chains = start(target, cold, metric.learning_rate, positions, jax.random.fold_in(key, number))
+        coordinates = Heated.evenly(metric.coordinates, positions[0])
+        chains, window = steps(target, cold, coordinates, metric.learning_rate, chains, warmup.CLIP)
         # Not by the last window: what it leaves apart the report shall see.
         home = warmup.homes(metric, window) if number < num_windows - 1 else own
         left |= np.asarray(home != own)
@@ -273,6 +279,7 @@ class Way(NamedTuple):
       spent: gradients that it took to begin.
       unknown: statistics of a sample that it does not know.
       attributes: what it has to tell.
+      tempering: of alpha, or None.
     """
 
     chains: Any
@@ -281,19 +288,65 @@ class Way(NamedTuple):
     spent: float = 0
     unknown: tuple[str, ...] = ()
     attributes: Mapping[str, float] = {}
+    tempering: PolynomialTempering | None = None
 
 
-def _on_all(target: Target, sampler: "Sampler", warm: Warm, key: jax.Array) -> Way:
+def _on_all(target: Target, sampler: Sampler, warm: Warm, key: jax.Array) -> Way:
     """All rows, in every step."""
-    metric, offset = warm.metric, jnp.mean(warm.window.heated)
+    rate, coordinates = warm.metric.learning_rate, Heated.evenly(warm.metric.coordinates, warm.positions[0])
     return Way(
-        start(target, sampler, metric, warm.positions, key),
-        lambda chains: steps(target, sampler, metric.learning_rate, chains, offset=offset),
-        attributes={"learning_rate": float(metric.learning_rate)},
+        start(target, sampler, rate, warm.positions, key),
+        lambda chains: steps(target, sampler, coordinates, rate, chains),
+        attributes={"learning_rate": float(rate)},
     )
 
 
-def _on_batches(target: Target, sampler: "Sampler", warm: Warm, batch_size: int, key: jax.Array) -> Way:
+def _tempered(
+    target: Target,
+    cold: Sampler,
+    warm: Warm,
+    tempering: PolynomialTempering | Literal["auto"],
+    bias: Bias | None,
+    alpha_step_size: float | None,
+    learning_rate: float,
+    key: jax.Array,
+    calls: Iterator[int],
+) -> Way:
+    """All rows, and alpha, once it has moved for so many calls."""
+    climb_key, start_key = jax.random.split(key)
+    hottest = None if isinstance(tempering, str) else 1.0 / (1.0 - tempering.strength)
+    ladder = heat.explored(target, cold, warm.metric, warm.positions, climb_key, hottest)
+    if isinstance(tempering, str):
+        hottest = heat.enough(ladder)
+        tempering = GeometricTempering(strength=1.0 - 1.0 / hottest)
+    widest, rate = heat.heated(ladder), jnp.asarray(learning_rate, warm.positions.dtype)
+    coordinates = heat.shortened(widest, ladder, rate)
+    offset = jnp.asarray(ladder.levels[0].energy, rate.dtype)
+    size = warm.positions.shape[1]
+    step_size = _unhurried(tempering.strength, size) if alpha_step_size is None else alpha_step_size
+    shared = None if bias is None else dataclasses.replace(bias, axis_name=CHAINS)
+    sampler = cold._replace(tempering=tempering, bias=shared, alpha_step_size=step_size)
+    chains = start(target, sampler, rate, ladder.positions, start_key)
+    if isinstance(bias, AdaptiveBiasingForce):
+        known = heat.informed(bias, tempering, ladder, offset)
+        state = chains.state._replace(bias=jnp.broadcast_to(known, chains.state.bias.shape))
+        chains = chains._replace(state=state)
+    for _ in calls:
+        chains, window = steps(target, sampler, coordinates, rate, chains, offset=offset)
+        coordinates = heat.relearned(coordinates, widest.widths, window)
+    return Way(
+        chains,
+        lambda chains: steps(target, sampler, coordinates, rate, chains, offset=offset),
+        spent=ladder.gradients,
+        attributes={
+            "learning_rate": learning_rate * float(jnp.exp(2.0 * coordinates.widths[0].max())),
+            "hottest": 1.0 / (1.0 - tempering.strength),
+        },
+        tempering=tempering,
+    )
+
+
+def _on_batches(target: Target, sampler: Sampler, warm: Warm, batch_size: int, key: jax.Array) -> Way:
     """Some rows, drawn anew in each."""
     noise_key, start_key = jax.random.split(key)
     anchors = batches.anchored(target, warm.window)
@@ -319,57 +372,6 @@ def _unhurried(strength: float, size: int) -> float:
     """A step of alpha in which the spread sqrt(d / 2) of the energy times the change of log g is small."""
     e_folds = -math.log1p(-strength)
     return min(0.1, 0.4 / (math.sqrt(size) * e_folds)) if e_folds > 0.0 else 0.1
-
-
-class Sampler(NamedTuple):
-    """The settings of a sampler that a compiled call is made for."""
-
-    momentum: float
-    tempering: PolynomialTempering | None
-    bias: Bias | None
-    alpha_step_size: float
-
-    def at(self, learning_rate: jax.Array) -> Langevin:
-        return posterior_sampler(learning_rate, 1.0, key=0, **self._asdict()).kernel
-
-
-@functools.partial(jax.jit, static_argnames="sampler")
-def start(target: Target, sampler: Sampler, metric: warmup.Metric, positions: jax.Array, key: jax.Array) -> Chain:
-    """Chains with fresh momenta, in the coordinates of the metric."""
-    kernel = sampler.at(metric.learning_rate)
-    keys = jax.random.split(key, positions.shape[0])
-    return jax.vmap(lambda x, k: begin(target, kernel, metric.coordinates, x, k))(positions, keys)
-
-
-@functools.partial(jax.jit, static_argnames="sampler")
-def steps(
-    target: Target, sampler: Sampler, learning_rate: jax.Array, chains: Chain, clip: Any = math.inf, offset: Any = 0.0
-) -> tuple[Chain, Trace]:
-    """A window of all chains; the trace has leading axes (chains, steps)."""
-    along = lambda chain: walk(target, sampler.at(learning_rate), chain, WINDOW, clip, offset)
-    return jax.vmap(along, axis_name=CHAINS)(chains)
-
-
-@functools.partial(jax.jit, static_argnames="sampler")
-def start_batches(sampler: Sampler, metric: warmup.Metric, positions: jax.Array, key: jax.Array) -> batches.Chain:
-    """As `start`."""
-    kernel, keys = sampler.at(metric.learning_rate), jax.random.split(key, positions.shape[0])
-    return jax.vmap(lambda x, k: batches.begin(kernel, metric.coordinates, x, k))(positions, keys)
-
-
-@functools.partial(jax.jit, static_argnames=("sampler", "batch_size"))
-def batch_steps(
-    target: Target,
-    sampler: Sampler,
-    learning_rate: jax.Array,
-    noise: jax.Array,
-    anchors: batches.Anchor,
-    batch_size: int,
-    chains: batches.Chain,
-) -> tuple[batches.Chain, Trace]:
-    """As `steps`."""
-    kernel = dataclasses.replace(sampler.at(learning_rate), gradient_noise=batches.Measured(noise))
-    return jax.vmap(lambda chain, anchor: batches.walk(target, kernel, chain, anchor, batch_size, WINDOW))(chains, anchors)
 
 
 # Functions that are equal if what they are made of is, data apart: a second call of `sample` then compiles nothing.
@@ -446,7 +448,7 @@ def _flattened(starts: Any, num_chains: int) -> jax.Array:
     return jnp.concatenate([leaf.reshape(num_chains, -1).astype(dtype) for leaf in leaves], axis=1)
 
 
-def _checked_data(data: Any, batch_size: int | None, tempering: PolynomialTempering | None) -> Any:
+def _checked_data(data: Any, batch_size: int | None, tempering: Any) -> Any:
     """The data as arrays of as many rows each."""
     if batch_size is not None and data is None:
         raise ValueError("data must be given beside batch_size: the arrays of which a step takes some rows.")
@@ -517,7 +519,7 @@ def _cold(run: Trace, tempering: PolynomialTempering) -> Trace:
     if fewest == 0:
         raise ValueError(
             "tempering must let every chain cool down, but one was never in the window: take more num_warmup and num_samples, "
-            "a smaller strength, or a smaller alpha_step_size."
+            "a smaller strength, or a smaller alpha_step_size. What wanders off while hot needs a prior, as prior_fn=."
         )
     return jax.tree.map(lambda x: np.stack([row[mask][:fewest] for row, mask in zip(x, is_cold, strict=True)]), run)
 

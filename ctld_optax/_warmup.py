@@ -102,8 +102,7 @@ def refined(metric: Metric, window: Trace, largest_rate: jax.Array) -> tuple[Met
     positions, grads = (_about_their_means(x) for x in (window.position, window.grad))
     count, size = positions.shape
     error = jnp.sqrt(jnp.mean(jnp.square(window.error)) / size)
-    # Falls at once and rises slowly: near the limit of stability the error grows much faster than the step's power 3/2.
-    wanted = metric.learning_rate * jnp.minimum(RISE, (ERROR / jnp.maximum(error, 1e-30)) ** (2.0 / 3.0))
+    wanted = metric.learning_rate * slower(error)
     # Of about ten steps each, a tenth of what they cannot tell is taken from the last metric, in whose units all this is.
     share = 0.1 * size / (count / 10.0 + size)
     if isinstance(metric.coordinates, Dense):
@@ -119,6 +118,12 @@ def refined(metric: Metric, window: Trace, largest_rate: jax.Array) -> tuple[Met
         values = jnp.sqrt(blend(grads * scale) / blend(_inside(metric.coordinates, positions)))
         coordinates = Diagonal(scale / jnp.sqrt(values))
     return Metric(coordinates, jnp.minimum(wanted, largest_rate)), jnp.max(jnp.maximum(values, 1.0 / values))
+
+
+def slower(error: jax.Array) -> jax.Array:
+    """By how much the learning rate is to change, by the energy error of a step in k_B T per sqrt(d) (5)."""
+    # Falls at once and rises slowly: near the limit of stability the error grows much faster than the step's power 3/2.
+    return jnp.minimum(RISE, (ERROR / jnp.maximum(error, 1e-30)) ** (2.0 / 3.0))
 
 
 @jax.jit

@@ -2,7 +2,6 @@
 
 import csv
 import inspect
-import json
 import pathlib
 import re
 import statistics
@@ -18,7 +17,7 @@ from ctld_optax._dynamics import integrators
 RESULTS = pathlib.Path(__file__).parent.parent / "benchmarks" / "results"
 PAGES = pathlib.Path(__file__).parent / "measured"
 METHODS = ("CTLD", "NUTS, dense", "NUTS, diagonal", "MCLMC", "ChEES", "MEADS")
-CROSSERS = ("CTLD", "CTLD, tuned", "parallel tempering", "tempered SMC", "NUTS", "SGHMC")
+CROSSERS = ("CTLD", "parallel tempering", "tempered SMC", "NUTS", "SGHMC")
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -95,7 +94,7 @@ def who_weighs_best() -> str:
             method: statistics.median(run.variation for run in runs)
             for method, runs in each.items()
         }
-        peers = {method: value for method, value in middle.items() if "CTLD" not in method}
+        peers = {method: value for method, value in middle.items() if method != "CTLD"}
         best = min(peers, key=lambda method: peers[method])
         told = f"CTLD {middle['CTLD']:.2g}, {best} {middle[best]:.2g}"
         ours, theirs = ([run.variation for run in each[method]] for method in ("CTLD", best))
@@ -111,11 +110,6 @@ def who_weighs_best() -> str:
             standing = f"**{first} errs less** than {second}, seed for seed ({told})."
         else:
             standing = f"**{first} errs less** than {second}, not on every seed ({told})."
-        tuned = middle.get("CTLD, tuned")
-        hot = each.get("CTLD, tuned", [])
-        if tuned is not None:
-            strength = json.loads(hot[0].setting)["strength"]
-            standing += f" With the strength chosen, {strength:g}: {tuned:.2g}."
         trips = [
             f"{method} {statistics.median(run.round_trips for run in each[method]):.2g}"
             for method in ("CTLD", "parallel tempering")

@@ -15,9 +15,9 @@ FLOORS = (
     {"_validate", "_checked", "_arviz"},
     {"_arrays"},
     {"_dynamics"},
-    {"_ctld", "_handover", "_probe", "_chains", "_warmup", "_batches"},
+    {"_ctld", "_handover", "_probe", "_heated", "_chains", "_warmup", "_batches"},
     {"_presets", "_phase_switch", "_accumulate", "_temperature_ramp", "baselines"},
-    {"diagnostics", "posterior", "_sample", "_running_mean"},
+    {"diagnostics", "posterior", "_sample", "_windows", "_heat", "_running_mean"},
     {"plotting", "recorder", "writers", "checkpoint"},
     {"__init__"},
 )

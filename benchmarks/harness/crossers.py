@@ -21,10 +21,13 @@ from tensorflow_probability.substrates.jax import mcmc as tfp
 import ctld_optax
 from benchmarks.harness.separated import Problem
 from ctld_optax import diagnostics
+from ctld_optax._heat import WALKERS
 from ctld_optax._sample import BIAS_WARMUP
+from ctld_optax._windows import WINDOW
 
 LEAPFROGS = 5  # of a transition of Hamiltonian Monte Carlo
 BLOCK = 20  # transitions in one compiled call
+SOUGHT = 20  # windows that our own search for a temperature takes, about
 
 
 class Found(NamedTuple):
@@ -57,11 +60,12 @@ def alike(samples: Any) -> np.ndarray:
     return np.ones(np.shape(samples)[:2])
 
 
-def ctld(problem: Problem, key: jax.Array, budget: int, *, strength: float = 0.85, chains: int = 4) -> Found:
-    """This project's, heating the likelihood; what is not named here stands at its default."""
+def ctld(problem: Problem, key: jax.Array, budget: int, *, chains: int = 4) -> Found:
+    """This project's, heating the likelihood by as much as it finds to be enough; everything stands at its default."""
     start_key, key = jax.random.split(key)
     places, thin, warmup = iter(problem.draws(start_key, chains)), 5, 2_000
-    steps = budget // chains - warmup * (1 + BIAS_WARMUP)
+    # The search for a temperature takes what it takes; of the rest of the warm-up it is known.
+    spent = chains * warmup * (1 + BIAS_WARMUP) + WALKERS * WINDOW * SOUGHT
     try:
         data = ctld_optax.posterior.sample(
             problem.likelihood,
@@ -70,9 +74,9 @@ def ctld(problem: Problem, key: jax.Array, budget: int, *, strength: float = 0.8
             prior_fn=problem.prior,
             num_chains=chains,
             num_warmup=warmup,
-            num_samples=max(steps // thin, 50),
+            num_samples=max((budget - spent) // chains // thin, 50),
             thin=thin,
-            tempering=ctld_optax.GeometricTempering(strength=strength),
+            tempering="auto",
         )
     except ValueError as error:
         if "cool down" not in str(error):
@@ -298,7 +302,6 @@ def among(**choices: tuple[Any, ...]) -> tuple[Setting, ...]:
 
 METHODS: dict[str, Method] = {
     "CTLD": Method(ctld, ({},), "ctld-optax"),
-    "CTLD, tuned": Method(ctld, among(strength=(0.85, 0.93, 0.97, 0.99)), "ctld-optax"),
     "parallel tempering": Method(parallel_tempering, among(replicas=(5, 10), hottest=(0.1, 0.01)), "tfp-nightly"),
     "tempered SMC": Method(tempered_smc, among(particles=(256, 768), target_ess=(0.5, 0.9)), "blackjax"),
     "NUTS": Method(nuts, among(dense=(False, True), acceptance=(0.8, 0.95)), "blackjax"),

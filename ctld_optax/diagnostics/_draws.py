@@ -228,7 +228,7 @@ def bias(draws: Draws) -> Finding | None:
     return Finding(
         "bias_filling",
         f"{missing:.0%} of the mean force on alpha is missing in the chain that has the least of it.",
-        "more num_warmup, of which the bias gets four times as many steps; fewer num_bins, or a smaller min_samples.",
+        "more num_warmup, of which alpha gets twice as many steps; fewer num_bins, or a smaller min_samples.",
         {"missing": missing},
     )
 
@@ -256,7 +256,7 @@ def modes(draws: Draws) -> Finding | None:
             "mode_missed",
             f"{name} has a mode {where} {0.5 * (ordered[place] + ordered[place + 1]):.3g} that {few.sum()} of {draws.chains} "
             f"chains saw ({_named(few)}): how many chains sit in a mode says nothing of its weight.",
-            "tempering=PolynomialTempering(), so that chains cross; with it a larger strength or more num_samples.",
+            'tempering="auto", so that chains cross; with it more num_samples.',
             {"chains": float(few.sum()), "share": float(np.mean(above))},
         )
     return None
@@ -278,8 +278,7 @@ def agreement(draws: Draws) -> Finding | str | None:
         "replicas_disagree",
         f"R-hat of {draws.moving[worst]} is {rhat:.3f}; the chains' means go from {means.min():.3g} to {means.max():.3g}: "
         "their pool is no sample of the posterior.",
-        "more num_samples, or more num_warmup if they began in different places; tempering=PolynomialTempering() if they stay "
-        "there.",
+        'more num_samples, or more num_warmup if they began in different places; tempering="auto" if they stay there.',
         {"rhat": rhat, "lowest": float(means.min()), "highest": float(means.max())},
     )
 

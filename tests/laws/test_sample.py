@@ -11,8 +11,10 @@ import pytest
 
 import ctld_optax
 from ctld_optax import _sample
-from ctld_optax import _warmup as warmup
 from ctld_optax._chains import Target
+from ctld_optax._dynamics.preconditioner import Diagonal
+from ctld_optax._heated import Heated
+from ctld_optax._windows import Sampler, start, steps
 from ctld_optax.posterior import sample
 from tests.laws.chains import SIGMAS, deviation
 
@@ -76,12 +78,12 @@ def test_a_prior_is_never_heated():
 
     def variance_while_hot(heated, kept):
         target = Target(_sample.OnFlat(heated, jnp.asarray), _sample.OnFlat(kept, jnp.asarray))
-        sampler = _sample.Sampler(0.8, ctld_optax.PolynomialTempering(strength=0.95), None, 0.02)
-        metric = warmup.Metric(warmup.Diagonal(jnp.ones(1)), jnp.asarray(0.02))
-        chains = _sample.start(target, sampler, metric, jnp.zeros((256, 1)), jax.random.key(0))
+        sampler = Sampler(0.8, ctld_optax.PolynomialTempering(strength=0.95), None, 0.02)
+        coordinates, rate = Heated.evenly(Diagonal(jnp.ones(1)), jnp.zeros(1)), jnp.asarray(0.02)
+        chains = start(target, sampler, rate, jnp.zeros((256, 1)), jax.random.key(0))
         seen = []
         for _ in range(16):
-            chains, trace = _sample.steps(target, sampler, metric.learning_rate, chains)
+            chains, trace = steps(target, sampler, coordinates, rate, chains)
             seen.append(trace)
         beta, x = (np.concatenate([np.asarray(getattr(t, f)) for t in seen[4:]], axis=1) for f in ("beta", "position"))
         return np.mean(np.square(x[beta < 0.1]))

@@ -1,0 +1,50 @@
+r"""Coordinates that change with the temperature: what a metric becomes where it is hot.
+
+At the inverse temperature beta the step is taken in :math:`\theta = S\, W(\beta)\, z`, with S the metric of the temperature
+1 and W diagonal. Where all of the energy is heated and Gaussian, W is the identity: noise and momentum of the temperature
+1/beta are all that is needed. What is kept, a prior, is as narrow where it is hot as where it is cold, and W falls as
+sqrt(beta) there: without that its stiffness, in the units of the step, would grow as 1/beta.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ctld_optax._dynamics.preconditioner import Dense, Diagonal
+
+
+class Heated(NamedTuple):
+    """S W(beta) of a flat vector.
+
+    Attributes:
+      base: S.
+      widths: log W, shape (levels, d), at equal distances in log beta, from 0 on.
+      lowest: log beta of the last level, shape (), < 0.
+    """
+
+    base: Dense | Diagonal
+    widths: jax.Array
+    lowest: jax.Array
+
+    @classmethod
+    def evenly(cls, base: Dense | Diagonal, like: jax.Array) -> "Heated":
+        """W = 1 for vectors like that one: momentum alone is heated."""
+        return cls(base, jnp.zeros((2, like.size), like.dtype), -jnp.ones((), like.dtype))
+
+    def inward(self, grad: jax.Array, beta: jax.Array) -> jax.Array:
+        """W S^T times a gradient."""
+        return self._width(beta) * self.base.inward(grad)
+
+    def outward(self, velocity: jax.Array, beta: jax.Array, next_beta: jax.Array, decay: float) -> jax.Array:
+        """S W times a step in z, half of it made before beta changes and half after, as `Integrator.drift` has it."""
+        width, later = self._width(beta), jnp.sqrt(beta / next_beta) * self._width(next_beta)
+        return self.base.outward((width + decay / (1.0 + decay) * (later - width)) * velocity)
+
+    def _width(self, beta: jax.Array) -> jax.Array:
+        """W, linear in its logarithm between levels."""
+        last = self.widths.shape[0] - 1
+        place = last * jnp.clip(jnp.log(beta) / self.lowest, 0.0, 1.0)
+        left = jnp.minimum(place.astype(int), last - 1)
+        share = place - left
+        return jnp.exp((1.0 - share) * self.widths[left] + share * self.widths[left + 1])
