@@ -106,7 +106,7 @@ def sample(
       >>> prior = lambda x: 0.5 * jnp.sum((x / 9.0) ** 2)
       >>> data = ctld_optax.posterior.sample(modes, jnp.ones(2), key=0, prior_fn=prior, tempering="auto")
       >>> data.sample_stats.attrs["hottest"]  # of the temperatures
-      32.0
+      64.0
 
     Args:
       loss_fn: `loss_fn(params)`, the *negative* log density up to a constant, a scalar. A `potential_fn` of NumPyro's

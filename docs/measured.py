@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import ensembles, round_trips
 from benchmarks.harness import multimodal_run, table
 from benchmarks.harness.posterior_run import Row
-from ctld_optax import _batches, _warmup
+from ctld_optax import _batches, _heat, _warmup
 from ctld_optax._arrays import noise as sources
 from ctld_optax._dynamics import integrators
 
@@ -236,6 +236,10 @@ def warmup() -> str:
     return docstring(_warmup) + "\n"
 
 
+def heat() -> str:
+    return docstring(_heat) + "\n"
+
+
 def batches() -> str:
     return docstring(_batches) + "\n"
 
@@ -254,6 +258,7 @@ def write() -> None:
         noise,
         integrator,
         warmup,
+        heat,
         batches,
     )
     for made in pages:

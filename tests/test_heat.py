@@ -197,6 +197,19 @@ def test_hot_prior_directions_stay_stable_and_right():
     assert variances(Heated.evenly(METRIC.coordinates, jnp.zeros(4)))[1] > 0.1
 
 
+def test_what_is_clipped_is_large_for_its_temperature():
+    """Three times the root mean square is rare in four dimensions: at no temperature does it touch a chain at rest."""
+    sampler, rate = Sampler(0.8), jnp.asarray(0.1)
+    coordinates = Heated.evenly(METRIC.coordinates, jnp.zeros(4))
+    free = Target(TARGET.heated, OnFlat(lambda _: 0.0, jnp.asarray))
+    chains = start(free, sampler, rate, jnp.zeros((8, 4)), jax.random.key(0), 0.01)
+    _, clipped = steps(free, sampler, coordinates, rate, chains, warmup.CLIP)
+    _, other = steps(free, sampler, coordinates, rate, chains)
+    assert np.mean(np.all(clipped.position == other.position, axis=(1, 2))) > 0.5
+    _, tight = steps(free, sampler, coordinates, rate, chains, 0.1)
+    assert not np.any(np.all(tight.position == other.position, axis=(1, 2)))
+
+
 def test_one_mode_needs_no_more_than_twice_the_temperature():
     data = sample(likelihood, jnp.ones(4), 0, prior_fn=prior, tempering="auto", num_warmup=250, num_samples=100)
     assert data.sample_stats.attrs["hottest"] == 2.0
