@@ -38,7 +38,7 @@ from ctld_optax import plotting
 
 CSV = pathlib.Path(__file__).parent / "results" / "multimodal.csv"
 BUDGET = 200_000
-SMALL = 60_000
+SMALL = 100_000
 SEEDS = 8
 PILOT_SEED = 1_000
 COLORS = {

@@ -97,19 +97,13 @@ def who_weighs_best() -> str:
         peers = {method: value for method, value in middle.items() if method != "CTLD"}
         best = min(peers, key=lambda method: peers[method])
         told = f"CTLD {middle['CTLD']:.2g}, {best} {middle[best]:.2g}"
-        ours, theirs = ([run.variation for run in each[method]] for method in ("CTLD", best))
-        pair = each["CTLD"], each[best]
-        apart = any(multimodal_run.every_seed_less(*two) for two in (pair, pair[::-1]))
-        is_inside = min(theirs) <= middle["CTLD"] <= max(theirs) and min(ours) <= middle[
-            best
-        ] <= max(ours)
-        first, second = sorted(("CTLD", best), key=lambda method: middle[method])
-        if is_inside:
-            standing = f"CTLD and {best} are level within the spread of the seeds ({told})."
-        elif apart:
-            standing = f"**{first} errs less** than {second}, seed for seed ({told})."
-        else:
-            standing = f"**{first} errs less** than {second}, not on every seed ({told})."
+        apart = [
+            first
+            for first, second in (("CTLD", best), (best, "CTLD"))
+            if multimodal_run.err_less(each[first], each[second])
+        ]
+        standing = f"**{apart[0]} errs less**" if apart else f"CTLD and {best} are level"
+        standing += f" ({told})."
         trips = [
             f"{method} {statistics.median(run.round_trips for run in each[method]):.2g}"
             for method in ("CTLD", "parallel tempering")

@@ -1,8 +1,8 @@
 """The table that RESULTS.md opens with: where CTLD wins, where it is level, where it loses. Every word of it is computed.
 
 A line is the verdict of one comparison, with the best of those beside CTLD, each chosen or tuned as its own experiment has it.
-Counts are compared by Fisher's exact test, means over seeds by their 95 % t-intervals, and CTLD wins or loses where these leave
-no doubt.
+Counts are compared by Fisher's exact test, errors of weights by Mann and Whitney's, means over seeds by their 95 % t-intervals,
+and CTLD wins or loses where these leave no doubt.
 """
 
 import json
@@ -114,7 +114,7 @@ def separated_modes(folder: pathlib.Path) -> list[Line]:
     for problem, runs in multimodal_run.reported(table.read(folder / "multimodal.csv", multimodal_run.Row)).items():
         middle = {name: statistics.median(row.variation for row in own) for name, own in runs.items()}
         best = min((name for name in middle if name != OURS), key=lambda name: middle[name])
-        wins, loses = (multimodal_run.every_seed_less(runs[one], runs[two]) for one, two in ((OURS, best), (best, OURS)))
+        wins, loses = (multimodal_run.err_less(runs[one], runs[two]) for one, two in ((OURS, best), (best, OURS)))
         verdict = WINS if wins else LOSES if loses else LEVEL
         question = f"weights of separated modes, {problem.replace('_', ' ')}, beside the best peer: total variation"
         told = f"{OURS}: {middle[OURS]:.2g}; {best}: {middle[best]:.2g}"
