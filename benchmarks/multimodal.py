@@ -192,22 +192,27 @@ def find_truth(names: Sequence[str], path: pathlib.Path, console: Console) -> No
         "tempered SMC": lambda target: told(target, crossers.tempered_smc, 1, wide),
         "nested sampling": nested,
     }
-    known: dict[str, Any] = {}
+    known = truth_in(path)
     for name in names:
         for way, find in ways.items():
-            known = json.loads(path.read_text()) if path.exists() else {}
             if way not in known.get(name, {}):
                 began = time.perf_counter()
                 found = {**find(separated.problem(name)), "provenance": provenance.flat()}
                 console.print(f"{name}, {way}: {time.perf_counter() - began:.0f} s")
-                known = json.loads(path.read_text()) if path.exists() else {}  # another process may have come first
-                known.setdefault(name, {})[way] = found
-                files.replace(path, f"{json.dumps(known, indent=1)}\n".encode())
+                with files.alone(path):
+                    known = truth_in(path)  # another process may have come first
+                    known.setdefault(name, {}).setdefault(way, found)
+                    files.replace(path, f"{json.dumps(known, indent=1)}\n".encode())
         first, *others = (known[name][way] for way in ways)
         for way, other in zip(list(ways)[1:], others, strict=True):
             apart = np.abs(np.subtract(first["mean"], other["mean"]) / first["sd"]).max()
             of_weights = 0.5 * np.abs(np.subtract(first["weights"], other["weights"])).sum()
             console.print(f"{name}, {way}: apart by {of_weights:.3f} in the weights, by {apart:.3f} deviations in a mean")
+
+
+def truth_in(path: pathlib.Path) -> dict[str, Any]:
+    """What is known so far, by posterior and sampler."""
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def told(target: separated.Problem, sampler: crossers.Sampler, budget: int, setting: crossers.Setting) -> dict[str, Any]:

@@ -144,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.steps < 100 * THIN or options.chains < 2:
         parser.error(f"--steps must be at least {100 * THIN} and --chains at least 2")
 
+    table.add(options.csv, Row, [], key=KEY)  # a file that is not ours is to be heard of before anything runs
     console = Console(width=max(Console().width, 100))  # of the table, also where nothing shows it
     for setting in SETTINGS:
         known = {(*(getattr(row, name) for name in KEY),) for row in table.read(options.csv, Row)}

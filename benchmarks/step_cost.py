@@ -392,8 +392,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         for name, (prepare, size, steps_a_call) in planned.items():
             rows = compare(name, options.variants, prepare, size, options.seconds, steps_a_call)
+            show(rows, console)  # before another process that measures the same can be in the way
             table.add(path, Row, rows, key=KEY)
-            show(rows, console)
     except KeyboardInterrupt:
         console.print("Interrupted; what is done so far is written.")
     draw(table.read(path, Row), options.out / "step_cost.png")

@@ -75,6 +75,14 @@ def test_round_trips_measures_each_line_once(tmp_path, capsys, monkeypatch):
     assert "potential" in capsys.readouterr().out
 
 
+def test_round_trips_hears_of_another_file_before_it_measures(tmp_path, monkeypatch):
+    path = tmp_path / "lines.csv"
+    path.write_text(",".join([*round_trips.Row._fields, "temperature"]) + "\n")
+    monkeypatch.setattr(round_trips, "measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ValueError, match=r"has the columns .* Name another file"):
+        round_trips.main(["--csv", str(path)])
+
+
 @pytest.mark.parametrize("arguments", [["--steps", "75"], ["--steps", "0"], ["--seeds", "0"]])
 def test_digits_refuses_what_it_cannot_do(arguments):
     with pytest.raises(SystemExit):

@@ -2,15 +2,18 @@
 
 import json
 import math
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import special, stats
 
 from benchmarks import multimodal
-from benchmarks.harness import crossers, separated, table
+from benchmarks.harness import crossers, files, separated, table
+from ctld_optax.checkpoint import locked
 
 pytestmark = pytest.mark.usefixtures("x64")
 each = pytest.mark.parametrize("name", separated.NAMES)
@@ -148,6 +151,31 @@ def test_the_mixture_of_galaxies_has_the_evidence_that_is_published():
     """-226.8, in Neal's note of 1999 and by brute force; the likelihood leaves out the constants of 82 normal laws."""
     nested = json.loads(separated.TRUTH.read_text())["galaxies"]["nested sampling"]
     assert nested["log_evidence"] - 41.0 * math.log(2.0 * math.pi) == pytest.approx(-226.8, abs=0.5)
+
+
+def test_what_two_processes_find_of_the_truth_is_kept(tmp_path, monkeypatch):
+    """Another one writes while this one is finding, and none while this one writes."""
+    path, found = tmp_path / "truth.json", {"weights": [1.0], "mean": [0.0], "sd": [1.0]}
+
+    def find(*_):
+        known = multimodal.truth_in(path)
+        known.setdefault("other", {})[str(len(known.get("other", {})))] = found
+        path.write_text(json.dumps(known))
+        return found
+
+    def replace(path, data):
+        folder = os.open(path.parent, os.O_RDONLY)
+        assert not locked(folder)
+        os.close(folder)
+        path.write_bytes(data)
+
+    monkeypatch.setattr(multimodal, "told", find)
+    monkeypatch.setattr(multimodal, "nested", find)
+    monkeypatch.setattr(files, "replace", replace)
+    multimodal.find_truth(["galaxies"], path, Console(quiet=True))
+    known = json.loads(path.read_text())
+    assert known["galaxies"].keys() == {"parallel tempering", "tempered SMC", "nested sampling"}
+    assert known["other"].keys() == {"0", "1", "2"}
 
 
 def toy_truth():
