@@ -18,6 +18,7 @@ from pyarrow import parquet, table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX import SummaryWriter
 
+from ctld_optax import plotting
 from ctld_optax.recorder import Recording
 from ctld_optax.writers import CSVWriter, ParquetWriter, TensorBoardWriter
 from tests.test_recorder import read_back
@@ -372,6 +373,7 @@ def test_a_second_writer_is_refused_also_in_this_process(kind, tmp_path):
 HOLDING = """
 import sys
 import numpy as np
+from ctld_optax import plotting
 from ctld_optax.recorder import Recording
 from ctld_optax.writers import CSVWriter, ParquetWriter, TensorBoardWriter
 writer = {"csv": CSVWriter, "parquet": ParquetWriter, "tensorboard": TensorBoardWriter}[sys.argv[1]](sys.argv[2])
@@ -473,6 +475,30 @@ def test_a_file_size_limit_loses_nothing(kind, tmp_path):
         assert list(steps) == []
     finally:
         set_limit(limits[0])
+
+
+def test_the_page_of_an_explorer_replaces_another_one_and_nothing_else(tmp_path):
+    path, old, new = tmp_path / "page.html", plotting.Explorer("old"), plotting.Explorer("new" * 20_000)
+    old.save(path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"page.html could not be written: .*What was there is as it was. Make room"):
+            new.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert snapshot(tmp_path) == {"page.html": before}
+    new.save(path)
+    assert b"new" in path.read_bytes()
+    for name, make in {"notes": lambda p: p.write_text("mine"), "a folder": Path.mkdir, "empty": Path.touch}.items():
+        make(tmp_path / name)
+        before = snapshot(tmp_path)
+        with pytest.raises(ValueError, match=rf"path must be new or that of an explorer, and .*{name} is none. Choose another"):
+            new.save(tmp_path / name)
+        assert snapshot(tmp_path) == before
+    with pytest.raises(OSError, match=r"could not be written: .*choose another folder"):
+        new.save(tmp_path / "notes" / "page.html")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import numpy as np
 from ctld_optax import diagnostics
 from ctld_optax._checked import checked
 from ctld_optax._validate import as_numbers, check_count
+from ctld_optax.checkpoint import explained
 from ctld_optax.plotting import _pictures as pictures
 
+HEAD = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Explorer</title>'
 LEVELS = 255  # a row is a byte: finer than a pixel of the picture
 
 
@@ -35,11 +38,24 @@ class Explorer:
     def _repr_html_(self) -> str:
         return self._content
 
-    def save(self, path: str | Path) -> None:
-        """Writes a page of its own, to open in any browser."""
-        head = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Explorer</title>'
+    @checked()
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a page of its own, to open in any browser, whole or not at all. An older one of that name makes room.
+
+        Raises:
+          ValueError: if something else stands there. OSError: if it cannot be written; what was there is as it was.
+        """
+        path = Path(path)
+        if path.exists() and not (path.is_file() and path.read_bytes().startswith(HEAD.encode())):
+            raise ValueError(f"path must be new or that of an explorer, and {path} is none. Choose another, or move it away.")
         body = f'<body style="font-family:sans-serif;max-width:60rem;margin:1rem auto">{self._content}</body>'
-        Path(path).write_text(f"{head}\n{body}\n", encoding="utf-8")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        with explained(path, "What was there is as it was. Make room, or choose another folder."):
+            try:
+                partial.write_text(f"{HEAD}\n{body}\n", encoding="utf-8")
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
 
 
 @checked()
