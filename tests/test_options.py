@@ -12,12 +12,13 @@ import pytest
 
 import ctld_optax
 from ctld_optax._arrays import compat
+from ctld_optax._dynamics.coupling import COUPLINGS
 from tests.helpers import assert_finite, signature
 
 # Of arguments that are no `Literal`; and how the sampler is run, as one more.
 CHOICES = {
     "key": (0, jax.random.key(1), jax.random.PRNGKey(2)),
-    "tempering": (ctld_optax.PolynomialTempering(), None),
+    "tempering": (ctld_optax.PolynomialTempering(), ctld_optax.GeometricTempering(strength=0.99), None),
     "bias": (ctld_optax.Metadynamics(), ctld_optax.AdaptiveBiasingForce(), None),
     "momentum_dtype": (None, jnp.float32, jnp.bfloat16),
     "gradient_noise": (None, 0.01, ctld_optax.RunningNoise(0.9)),
@@ -81,6 +82,22 @@ def test_what_is_not_crossed_is_refused(refused):
     settings = {name: OPTIONS[name][choice] for name, choice in refused.items()}
     with pytest.raises(ValueError, match=r"gradient_noise must be RunningNoise\(\) beside"):
         ctld_optax.ctld(0.01, 0.1, key=0, **settings).init({"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
+
+
+def kinds(annotation):
+    """The classes of ours that an annotation allows, and those that are kinds of them."""
+    if inspect.isclass(annotation):
+        ours = {annotation} if annotation.__module__.startswith("ctld_optax") else set()
+        return ours.union(*map(kinds, annotation.__subclasses__())) if ours else ours
+    return set().union(*map(kinds, get_args(annotation)))
+
+
+def test_every_kind_of_an_option_is_crossed():
+    for parameter in inspect.signature(ctld_optax.ctld).parameters.values():
+        # A coupling goes by its name, too.
+        named = COUPLINGS if parameter.name == "coupling" else {}
+        crossed = {type(choice) for choice in (*OPTIONS.get(parameter.name, ()), *named.values())}
+        assert kinds(parameter.annotation) <= crossed, parameter.name
 
 
 def test_every_option_is_crossed():
