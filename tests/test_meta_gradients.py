@@ -14,7 +14,7 @@ TEMPERING = ctld_optax.PolynomialTempering(delta=0.0)
 
 
 def sampler(learning_rate, temperature, **changes):
-    return ctld_optax.ctld(learning_rate, temperature, key=0, tempering=TEMPERING, **changes)
+    return ctld_optax.ctld(learning_rate, temperature, key=0, **{"tempering": TEMPERING} | changes)
 
 
 def onto(make):
@@ -25,6 +25,16 @@ MAKERS = {
     "defaults": sampler,
     "hamiltonian, adaptive force": lambda *rates: sampler(
         *rates, coupling="hamiltonian", bias=ctld_optax.AdaptiveBiasingForce(), alpha_step_size=0.05
+    ),
+    "potential, geometric": lambda *rates: sampler(
+        *rates, coupling="potential", tempering=ctld_optax.GeometricTempering(delta=0.0, strength=0.9), alpha_step_size=0.05
+    ),
+    "kinetic": lambda *rates: sampler(*rates, coupling="kinetic"),
+    "in a dense metric": lambda *rates: sampler(*rates, preconditioner=ctld_optax.FixedMetric(jnp.eye(4) + 0.1)),
+    "in a scale a layer": lambda *rates: sampler(*rates, preconditioner=ctld_optax.LayerScale(power=1.0, decay=0.9)),
+    "santa": lambda *rates: ctld_optax.baselines.santa(*rates, key=0, exploration_steps=20, eps=0.1),
+    "onto adam from a second moment": lambda rate, temperature: ctld_optax.phase_switch(
+        sampler(0.1 * rate, temperature, preconditioner=ctld_optax.SecondMoment(decay=0.9)), optax.adam(rate), 20
     ),
     "estimated noise": lambda *rates: sampler(*rates, gradient_noise=ctld_optax.RunningNoise(0.9)),
     "in a second moment": lambda *rates: sampler(*rates, preconditioner=ctld_optax.SecondMoment(decay=0.9)),
