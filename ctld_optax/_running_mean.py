@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctld_optax._arrays.dtypes import at_least_float32
+from ctld_optax._arrays.dtypes import mean_dtype_of, scalar_dtype_of
 from ctld_optax._checked import check_fields, checked
 from ctld_optax._validate import check_arrays, check_count, check_range
 
@@ -18,7 +18,7 @@ class RunningMeanState(NamedTuple):
 
     Attributes:
       mean: like what the function gives, at least float32; NaN while nothing has come in.
-      weight: shape (), float32: sum of the weights that came in.
+      weight: shape (), float32, or float64 if a mean is: sum of the weights that came in.
       num_open: shape (), int32: steps so far whose weight was above 0.
 
     Example:
@@ -85,13 +85,13 @@ class RunningMean:
         """NaN in the shape of `function(*args)`, which is not computed. The arguments are arrays or their shapes."""
         check_arrays(args, "argument")
         result = jax.eval_shape(self.function, *args)
-        empty = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, _dtype_of_mean(leaf.dtype)), result)
-        return RunningMeanState(empty, jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
+        empty = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, mean_dtype_of(leaf.dtype)), result)
+        return RunningMeanState(empty, jnp.zeros((), scalar_dtype_of(empty)), jnp.zeros((), jnp.int32))
 
     @checked(state="Write state = average.init(params, inputs).")
     def update(self, state: RunningMeanState, weight: Any, *args: Any) -> RunningMeanState:
         """Takes in `function(*args)` of one step with its weight >= 0: a number, or a boolean as :func:`in_window` gives."""
-        w = _as_weight(weight)
+        w = _as_weight(weight).astype(state.weight.dtype)
         is_open = w > 0.0
         is_taken = is_open & (state.num_open % self.thin == 0)
         total = state.weight + jnp.where(is_taken, w, 0.0)
@@ -100,14 +100,14 @@ class RunningMean:
             found = self.function(*args)
             _check_like(found, state.mean)
             # The first one is assigned: before it there is no number to move away from.
-            return jax.tree.map(lambda mean, f: _moved(mean, f, w / total, is_first=state.weight == 0.0), state.mean, found)
+            return jax.tree.map(lambda mean, f: _moved(mean, f, w, total, is_first=state.weight == 0.0), state.mean, found)
 
         mean = jax.lax.cond(is_taken, taken, lambda: state.mean)
         return RunningMeanState(mean, total, state.num_open + is_open.astype(jnp.int32))
 
 
 def _as_weight(weight: Any) -> jax.Array:
-    """A number >= 0 or a boolean, as a float32 scalar."""
+    """A number >= 0 or a boolean, as an array."""
     is_array = isinstance(weight, jax.Array | np.ndarray | np.generic)
     kind = weight.dtype if is_array else jnp.result_type(type(weight)) if isinstance(weight, bool | int | float) else None
     if kind is None or not any(jnp.issubdtype(kind, known) for known in (jnp.bool, jnp.integer, jnp.floating)):
@@ -116,7 +116,7 @@ def _as_weight(weight: Any) -> jax.Array:
         check_range("weight", weight, minimum=0.0, hint="Call update once a step.")
     elif jnp.shape(weight) != ():
         raise ValueError(f"weight must be one boolean, got an array of shape {jnp.shape(weight)}. Call update once a step.")
-    return jnp.asarray(weight).astype(jnp.float32)
+    return jnp.asarray(weight)
 
 
 def _check_like(found: Any, mean: Any) -> None:
@@ -128,10 +128,7 @@ def _check_like(found: Any, mean: Any) -> None:
             raise ValueError(f"the function must give shape {old.shape}, as at init, got {jnp.shape(new)}.")
 
 
-def _dtype_of_mean(dtype: Any) -> Any:
-    return at_least_float32(dtype) if jnp.issubdtype(dtype, jnp.floating) else jnp.dtype(jnp.float32)
-
-
-def _moved(mean: jax.Array, found: Any, share: jax.Array, *, is_first: jax.Array) -> jax.Array:
+def _moved(mean: jax.Array, found: Any, weight: jax.Array, total: jax.Array, *, is_first: jax.Array) -> jax.Array:
     value = jnp.asarray(found).astype(mean.dtype)
-    return jnp.where(is_first, value, mean + share.astype(mean.dtype) * (value - mean))
+    # The share in the mean's own dtype: 1/3 in float32 would spoil a float64 mean.
+    return jnp.where(is_first, value, mean + weight.astype(mean.dtype) / total.astype(mean.dtype) * (value - mean))

@@ -14,6 +14,7 @@ from ctld_optax import _batches as batches
 from ctld_optax import _heat as heat
 from ctld_optax import _warmup as warmup
 from ctld_optax._arrays import compat
+from ctld_optax._arrays.dtypes import scalar_dtype_of
 from ctld_optax._arviz import arviz
 from ctld_optax._chains import Target, Trace
 from ctld_optax._checked import checked
@@ -434,17 +435,24 @@ def nothing(params: Any) -> float:
 def _starts(initial: Any, key: jax.Array, num_chains: int) -> Any:
     """Params with a leading axis of chains."""
     if callable(initial):
-        params = [initial(k) for k in jax.random.split(key, num_chains)]
-        return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *params)
-    return jax.tree.map(lambda leaf: jnp.stack([jnp.asarray(leaf)] * num_chains), initial)
+        params = [_as_params(initial(k)) for k in jax.random.split(key, num_chains)]
+    else:
+        params = [_as_params(initial)] * num_chains
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+
+def _as_params(tree: Any) -> Any:
+    """The parameters as arrays; they may come as numbers."""
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, tree)
+    check_params(params, "initial, its parameter")
+    return params
 
 
 def _flattened(starts: Any, num_chains: int) -> jax.Array:
-    check_params(starts)
     leaves = jax.tree.leaves(starts)
     if sum(leaf.size for leaf in leaves) == 0:
         raise ValueError("initial must hold at least one parameter, got none.")
-    dtype = jnp.result_type(jnp.float32, *leaves)
+    dtype = scalar_dtype_of(starts)
     return jnp.concatenate([leaf.reshape(num_chains, -1).astype(dtype) for leaf in leaves], axis=1)
 
 

@@ -32,8 +32,8 @@ def check_range(
 ) -> None:
     """Raises a `ValueError` or `TypeError` if a concrete number is not finite or lies outside its range.
 
-    Of an array, which may be traced, only shape and dtype are looked at. A bound that is traced, such as another
-    hyperparameter, does not bind.
+    Of an array that is traced only shape and dtype are looked at. A bound that is traced, such as another hyperparameter, does
+    not bind.
     """
     minimum, maximum = (bound if isinstance(bound, numbers.Real | np.number) else None for bound in (minimum, maximum))
     if isinstance(value, jax.Array | np.ndarray):
@@ -44,7 +44,9 @@ def check_range(
                 f"{name} must be float32 or wider, got {value.dtype}, in which a momentum may be 1 or a temperature 0. Under "
                 "optax.inject_hyperparams, which takes the parameters' dtype, write hyperparam_dtype=jnp.float32."
             )
-        return
+        if not is_known(value):
+            return
+        value = np.asarray(value)[()]
     if isinstance(value, bool | np.bool) or not isinstance(value, numbers.Real | np.number):
         raise TypeError(f"{name} must be a number, got {value!r}. {hint}".rstrip())
     number = float(value)
@@ -57,6 +59,20 @@ def check_range(
     left = "(" if minimum is None or minimum_open else "["
     right = ")" if maximum is None or maximum_open else "]"
     raise ValueError(f"{name} must be a finite number in {left}{low}, {high}{right}, got {value!r}. {hint}".rstrip())
+
+
+def is_known(array: jax.Array | np.ndarray) -> bool:
+    """Whether an array has values that this process can look at: it is not traced, and not elsewhere."""
+    return not isinstance(array, Tracer) and getattr(array, "is_fully_addressable", True)
+
+
+def check_values(name: str, array: Any, hint: str) -> None:
+    """Raises a `ValueError` if an array has entries < 0 or not finite, where its values are known."""
+    if is_known(array):
+        with jax.ensure_compile_time_eval():  # a number known inside `jit` is known all the same
+            low, high = float(jnp.min(array, initial=0.0)), float(jnp.max(array, initial=0.0))
+        if not (low >= 0.0 and math.isfinite(high)):
+            raise ValueError(f"{name} must be finite and >= 0, and its values lie between {low:g} and {high:g}. {hint}")
 
 
 def check_count(name: str, value: Any, minimum: int) -> None:
@@ -74,13 +90,13 @@ def as_schedule(name: str, scalar_or_schedule: Any, *, minimum_open: bool = Fals
     anything but one finite number >= 0 at the steps at which it is looked at.
     """
     if not callable(scalar_or_schedule):
-        check_range(name, scalar_or_schedule, minimum=0.0, minimum_open=minimum_open)
+        # An array may be one step of a schedule, as optax.inject_hyperparams hands it on, which may give 0.
+        is_array = isinstance(scalar_or_schedule, jax.Array | np.ndarray)
+        check_range(name, scalar_or_schedule, minimum=0.0, minimum_open=minimum_open and not is_array)
         return optax.constant_schedule(scalar_or_schedule)
     with jax.ensure_compile_time_eval():  # so that there are numbers inside `jit` too, unless a traced one goes in
         for step in SCHEDULE_STEPS:
             number = scalar_or_schedule(jnp.asarray(step, jnp.int32))
-            is_known = isinstance(number, jax.Array | np.ndarray) and not isinstance(number, Tracer)
-            number = np.asarray(number)[()] if is_known else number
             check_range(f"{name}, at step {step} of its schedule,", number, minimum=0.0)
     return scalar_or_schedule
 
@@ -154,9 +170,9 @@ def check_arrays(tree: Any, word: str = "parameter") -> None:
     collections.deque(named_dtypes(tree, word), maxlen=0)
 
 
-def check_params(params: Any) -> None:
+def check_params(params: Any, word: str = "parameter") -> None:
     """Raises unless every leaf is an array (or a ShapeDtypeStruct) of a real floating-point dtype."""
-    for where, dtype in named_dtypes(params):
+    for where, dtype in named_dtypes(params, word):
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
                 f"{where} must have a real floating-point dtype, got {dtype}: Langevin dynamics needs a real gradient. "
@@ -164,12 +180,27 @@ def check_params(params: Any) -> None:
             )
 
 
+def check_bias(name: str, array: Any, num_bins: int) -> None:
+    """Raises unless an array is what a bias of so many bins remembers, or several of them stacked."""
+    if np.shape(array)[-2:] != (2, num_bins + 1):
+        raise ValueError(
+            f"{name} must be that of a bias of {num_bins} bins, of shape (2, {num_bins + 1}), got {np.shape(array)}. Pass the "
+            "bias as it was given to ctld."
+        )
+
+
 def check_update(updates: Any, params: Any, like: Any) -> None:
-    """Raises unless `updates` are arrays in the structure that the state has them in, and `params`, if any, are parameters."""
+    """Raises unless `updates` are arrays like those that the state has of them, and `params`, if any, are parameters."""
     check_arrays(updates, "updates, the gradient")
     given, known = jax.tree.structure(updates), jax.tree.structure(like)
     if given != known:
         raise ValueError(f"updates, the gradients, must have the structure that init saw in params, {known}; got {given}.")
+    for (path, new), old in zip(jax.tree_util.tree_leaves_with_path(updates), jax.tree.leaves(like), strict=True):
+        if new.shape != old.shape:
+            raise ValueError(
+                f"updates, the gradients, must have the shapes that init saw in params, {old.shape} for "
+                f"{jax.tree_util.keystr(path) or 'the one leaf'}; got {new.shape}. Take the mean over a batch of them first."
+            )
     if params is not None:
         check_params(params)
 

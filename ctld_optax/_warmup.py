@@ -206,14 +206,16 @@ def _quasi_newton(target: Target, position: jax.Array, key: jax.Array) -> tuple[
     def iterate(carry: Any) -> Any:
         z, state, iteration, count, _ = carry
         value, grad = value_and_grad(z, state=state)
-        updates, state = optimizer.update(grad, state, z, value=value, grad=grad, value_fn=energy)
+        with jax.numpy_dtype_promotion("standard"):  # Optax's search itself breaks the strict one, under x64
+            updates, state = optimizer.update(grad, state, z, value=value, grad=grad, value_fn=energy)
         moved, fall = z + updates, _resolved(value - state[-1].value, value)
         fall = jnp.where(jnp.isfinite(fall) & jnp.all(jnp.isfinite(moved)), fall, -jnp.inf)
-        count = count + state[-1].info.num_linesearch_steps
+        count = count + state[-1].info.num_linesearch_steps.astype(count.dtype)
         return jnp.where(fall >= 0.0, moved, z), state, iteration + 1, count, fall
 
     start = position / scale
-    beginning = (start, optimizer.init(start), 0, 0, jnp.asarray(jnp.inf, start.dtype))
+    none = jnp.zeros((), jnp.int32)
+    beginning = (start, optimizer.init(start), none, none, jnp.asarray(jnp.inf, start.dtype))
     z, _, _, count, _ = jax.lax.while_loop(goes_on, iterate, beginning)
     return scale * z, PROBES + 1 + count
 
@@ -253,7 +255,7 @@ def _newton(target: Target, position: jax.Array, key: jax.Array) -> tuple[jax.Ar
         return jnp.where(falls[best] > 0.0, places[best], position), curvature, iteration + 1, falls[best]
 
     unknown = jnp.zeros((position.size,) * (2 if is_dense else 1), position.dtype)
-    beginning = (position, unknown, 0, jnp.asarray(jnp.inf, position.dtype))
+    beginning = (position, unknown, jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, position.dtype))
     position, curvature, iterations, _ = jax.lax.while_loop(goes_on, iterate, beginning)
     return position, curvature, cost * iterations
 

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from ctld_optax._arrays.dtypes import mean_dtype_of
 from ctld_optax._checked import check_fields, checked
 from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.coupling import COUPLINGS
@@ -35,7 +36,7 @@ from ctld_optax._dynamics.integrators import INTEGRATORS, IntegratorName
 from ctld_optax._dynamics.tempering import GeometricTempering, PolynomialTempering
 from ctld_optax._running_mean import RunningMean, RunningMeanState
 from ctld_optax._sample import sample
-from ctld_optax._validate import as_key, check_arrays, check_count, check_range
+from ctld_optax._validate import as_key, check_arrays, check_bias, check_count, check_range
 
 __all__ = [
     "Reservoir",
@@ -131,7 +132,7 @@ def log_weights(
     if COUPLINGS[coupling].heats_momenta:
         exponent = exponent - num_params * INTEGRATORS[integrator].momenta_exponent(momentum) * jnp.log(beta)
     # Relative to exp(-U), so that an offset of the loss costs no digits in the window.
-    everywhere = jax.nn.logsumexp(exponent + (1.0 - beta) * energy[..., None], axis=-1)
+    everywhere = jax.vmap(lambda e: jax.nn.logsumexp(exponent + (1.0 - beta) * e))(energy.reshape(-1)).reshape(energy.shape)
     window = jax.nn.logsumexp(jnp.where(beta >= 1.0, exponent, -jnp.inf))
     return window - everywhere
 
@@ -188,7 +189,8 @@ def _potential(bias: Bias | None, bias_state: jax.Array | None, alpha: jax.Array
         return jnp.zeros_like(alpha)
     if bias_state is None:
         raise ValueError("the weights need the bias as the run left it: pass bias_state=state.bias.")
-    at = jax.vmap(lambda a: bias.potential(bias_state, a, limit))
+    check_bias("bias_state", bias_state, bias.num_bins)
+    at = jax.vmap(lambda a: bias.potential(bias_state.astype(alpha.dtype), a, limit))
     return at(alpha.reshape(-1)).reshape(alpha.shape)
 
 
@@ -269,8 +271,12 @@ class Reservoir:
         given, known = jax.tree.structure(params), jax.tree.structure(state.samples)
         if given != known:
             raise ValueError(f"params must have the structure that init saw, {known}, got {given}.")
+        for p, kept in zip(jax.tree.leaves(params), jax.tree.leaves(state.samples), strict=True):
+            if p.shape != kept.shape[1:]:
+                raise ValueError(f"params must have the shapes that init saw, got {p.shape} for {kept.shape[1:]}.")
         is_offered = open_now & (state.num_open % self.thin == 0)
-        draw = jax.random.randint(jax.random.fold_in(state.key, state.num_offered), (), 0, state.num_offered + 1)
+        seen = state.num_offered + 1
+        draw = jax.random.randint(jax.random.fold_in(state.key, state.num_offered), (), 0, seen, seen.dtype)
         slot = jnp.where(state.num_offered < self.capacity, state.num_offered, draw)
         # A slot beyond the end is dropped: no branch, and the buffers are written in place.
         slot = jnp.where(is_offered, slot, self.capacity)
@@ -309,11 +315,13 @@ def predict(state: ReservoirState, function: Callable[..., Any], *args: Any, bat
     if batch_size is not None:
         check_count("batch_size", batch_size, 1)
     capacity = jax.tree.leaves(state.samples)[0].shape[0]
-    filled = jnp.arange(capacity) < state.num_offered
+    filled = jnp.arange(capacity, dtype=state.num_offered.dtype) < state.num_offered
     outputs = jax.lax.map(lambda params: function(params, *args), state.samples, batch_size=batch_size)
 
     def mean(output: jax.Array) -> jax.Array:
+        dtype = mean_dtype_of(output.dtype)
         mask = filled.reshape(-1, *(1,) * (output.ndim - 1))
-        return jnp.where(mask, output, 0).sum(axis=0) / filled.sum()
+        total = jnp.where(mask, output.astype(dtype), jnp.zeros((), dtype)).sum(axis=0)
+        return (total / filled.sum().astype(dtype)).astype(output.dtype if jnp.issubdtype(output.dtype, jnp.inexact) else dtype)
 
     return jax.tree.map(mean, outputs)

@@ -162,7 +162,7 @@ class Recorder:
     def _level(self, bit_length: Any) -> Any:
         """The k of the stride 2^k from the number of bits of the step: the smallest with step >> k < capacity."""
         excess = bit_length - self._bits
-        return excess * (excess > 0)
+        return (excess + abs(excess)) // 2  # 0 if it is negative, of a traced integer and a Python one
 
     def _place(self, j: Any, level: Any) -> Any:
         turn = level % self._bits

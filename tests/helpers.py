@@ -1,9 +1,37 @@
 """Functions that several test modules use."""
 
+import importlib
+import pkgutil
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+import ctld_optax
+
+
+def public_modules():
+    """The package, and its modules without an underscore."""
+    yield ctld_optax
+    for found in pkgutil.iter_modules(ctld_optax.__path__, "ctld_optax."):
+        if not found.name.split(".")[1].startswith("_"):
+            yield importlib.import_module(found.name)
+
+
+def public_objects():
+    """Each public function and class by the path a user would import it from, once."""
+    seen = set()
+    for module in public_modules():
+        for name in getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")]):
+            found = getattr(module, name)
+            # What a module lists is its own wherever it is written; of one without a list, what is written in it.
+            home = "ctld_optax" if hasattr(module, "__all__") else module.__name__
+            is_ours = callable(found) and getattr(found, "__module__", "").startswith(home)
+            if is_ours and not isinstance(found, types.ModuleType) and found not in seen:
+                seen.add(found)
+                yield f"{module.__name__}.{name}", found
 
 
 def stepper(transformation, loss):

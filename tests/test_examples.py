@@ -1,9 +1,6 @@
 """Every public docstring has an example, and it runs as it stands, with the imports that the reference names."""
 
 import doctest
-import importlib
-import pkgutil
-import types
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +11,10 @@ import pytest
 from matplotlib import pyplot as plt
 
 import ctld_optax
+from tests.helpers import public_objects
 
 mpl.use("agg")
 STANDS_ON = {"jax": jax, "jnp": jnp, "np": np, "optax": optax, "ctld_optax": ctld_optax}
-
-
-def public_objects():
-    """Each public function and class by the path a user would import it from, once."""
-    names = [found.name for found in pkgutil.iter_modules(ctld_optax.__path__)]
-    modules = [ctld_optax, *(importlib.import_module(f"ctld_optax.{name}") for name in names if not name.startswith("_"))]
-    seen = set()
-    for module in modules:
-        for name in getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")]):
-            found = getattr(module, name)
-            where = "ctld_optax" if hasattr(module, "__all__") else module.__name__
-            is_ours = getattr(found, "__module__", "").startswith(where)
-            if is_ours and callable(found) and not isinstance(found, types.ModuleType) and found not in seen:
-                seen.add(found)
-                yield f"{module.__name__}.{name}", found
 
 
 OBJECTS = dict(public_objects())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ctld_optax
-from ctld_optax import posterior
+from ctld_optax import plotting, posterior
 
 
 def filled(reservoir, opens, key=0):
@@ -66,6 +66,12 @@ def test_predict_averages_over_what_is_there():
         np.testing.assert_allclose(found["square"], 7.0, rtol=1e-6)
 
 
+def test_parameters_of_another_shape_are_told_and_not_broadcast():
+    reservoir = posterior.Reservoir(capacity=2)
+    with pytest.raises(ValueError, match=r"^params must have the shapes that init saw, got \(\) for \(3,\)"):
+        reservoir.update(reservoir.init(jnp.ones(3), key=0), jnp.ones(()), True)
+
+
 def test_predict_from_an_empty_reservoir_is_nan():
     state = posterior.Reservoir(capacity=2).init(jnp.ones(3), key=0)
     assert np.all(np.isnan(posterior.predict(state, lambda p: p)))
@@ -94,6 +100,17 @@ def test_weights_are_probabilities_and_need_the_bias():
     assert bool(jnp.all(jnp.diff(log.ravel()) < 0.0))  # the higher the energy, the rarer in the window
     with pytest.raises(ValueError, match="bias_state"):
         posterior.log_weights(value, 0.7, 3, bias=bias)
+    other = ctld_optax.Metadynamics()  # whose nodes would be read as if they were those of this one
+    with pytest.raises(
+        ValueError, match=r"^bias_state must be that of a bias of 100 bins, of shape \(2, 101\), got \(2, 376\)"
+    ):
+        posterior.log_weights(value, 0.7, 3, bias=bias, bias_state=other.init())
+    state = ctld_optax.ctld(0.1, 0.1, key=0, bias=other).init(jnp.ones(3))
+    stacked = jax.tree.map(lambda leaf: leaf[None], state._replace(key=jax.random.key_data(state.key)))
+    shown = (ctld_optax.diagnostics.bias_potential, state), (plotting.bias_filling, stacked)
+    for show, found in shown:
+        with pytest.raises(ValueError, match=r"^the state's bias must be that of a bias of 100 bins"):
+            show(found, bias)
 
 
 @pytest.mark.parametrize(("coupling", "energy"), [("potential", 1.0), ("hamiltonian", 1.5)])

@@ -67,6 +67,26 @@ def test_a_narrow_sum_does_not_stick():
     np.testing.assert_allclose(state.mean, 0.5, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_float64_mean_is_one():
+    """To the last digits: a share of 1/3 in float32 would leave seven of them, and weights in float32 too."""
+    values, weights = np.asarray([1.0, 2.0, 4.0]), np.asarray([0.1, 0.2, 0.3])
+    state = averaged(posterior.RunningMean(), weights, values)
+    assert state.weight.dtype == state.mean.dtype == jnp.float64
+    np.testing.assert_allclose(state.mean, np.average(values, weights=weights), rtol=1e-15)
+    assert averaged(posterior.RunningMean(), weights, values.astype(np.float32)).weight.dtype == jnp.float32
+
+
+def test_complex_numbers_have_a_mean():
+    values = np.asarray([1.0 + 2.0j, 3.0 - 1.0j], np.complex64)
+    assert complex(averaged(posterior.RunningMean(), [True] * 2, values).mean) == 2.0 + 0.5j
+    reservoir = posterior.Reservoir(capacity=2)
+    state = reservoir.init(values[0], key=0)
+    for value in values:
+        state = reservoir.update(state, value, True)
+    assert complex(posterior.predict(state, lambda x: x)) == 2.0 + 0.5j
+
+
 def test_counts_and_booleans_have_a_mean():
     state = averaged(posterior.RunningMean(lambda x: x > 2), [True] * 4, np.arange(4))
     assert (state.mean.dtype, float(state.mean)) == (jnp.float32, 0.25)

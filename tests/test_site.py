@@ -3,17 +3,14 @@
 import functools
 import html.parser
 import http.server
-import importlib
 import inspect
 import json
 import pathlib
-import pkgutil
 import re
 import shutil
 import subprocess
 import sys
 import threading
-import types
 import urllib.parse
 
 import pytest
@@ -21,6 +18,7 @@ from sphinx.util.inventory import InventoryFile
 
 import ctld_optax
 import ctld_optax.plotting
+from tests.helpers import public_objects
 
 pytestmark = pytest.mark.slow
 
@@ -38,28 +36,10 @@ def site(tmp_path_factory):
     return out / "html"
 
 
-def public_names():
-    """Each public name by the path a user would import it from."""
-    for name, value in vars(ctld_optax).items():
-        if not name.startswith("_") and not isinstance(value, types.ModuleType):
-            yield f"ctld_optax.{name}"
-    for found in pkgutil.iter_modules(ctld_optax.__path__):
-        if found.name.startswith("_"):
-            continue
-        module = importlib.import_module(f"ctld_optax.{found.name}")
-        if hasattr(module, "__all__"):
-            yield from (f"{module.__name__}.{name}" for name in module.__all__)
-            continue
-        for name, value in vars(module).items():
-            defined_here = getattr(value, "__module__", "").startswith(module.__name__)
-            if not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value)) and defined_here:
-                yield f"{module.__name__}.{name}"
-
-
 def test_every_public_name_is_in_the_reference(site):
     inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="")
     entries = {name for kind in inventory.data if kind.startswith("py:") for name in inventory.data[kind]}
-    names = set(public_names())
+    names = dict(public_objects()).keys()
     assert {"ctld_optax.ctld", "ctld_optax.CTLDState", "ctld_optax.posterior.Reservoir", "ctld_optax.posterior.sample"} <= names
     assert not names - entries
 

@@ -6,11 +6,9 @@ have changed places. A name means one thing throughout the library, so that one 
 
 import collections.abc
 import functools
-import importlib
 import inspect
 import itertools
 import pathlib
-import pkgutil
 import re
 import traceback
 import types
@@ -23,35 +21,20 @@ import matplotlib as mpl
 import numpy as np
 import optax
 import pytest
+from matplotlib import pyplot as plt
 
 import ctld_optax
 from ctld_optax import diagnostics, plotting
+from ctld_optax._arrays import compat
 from ctld_optax.posterior import Reservoir, RunningMean
 from ctld_optax.recorder import Recorder
+from tests.helpers import public_objects
 
 mpl.use("Agg")
 ROOT = pathlib.Path(ctld_optax.__file__).parent
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
 SGD = optax.sgd(0.1, momentum=0.9)
-
-
-def modules():
-    yield ctld_optax
-    for found in pkgutil.iter_modules(ctld_optax.__path__, "ctld_optax."):
-        if not found.name.split(".")[1].startswith("_"):
-            yield importlib.import_module(found.name)
-
-
-def public():
-    """Functions and classes of the public modules, by their dotted names, each under the first of them."""
-    seen = set()
-    for module in modules():
-        for name in getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")]):
-            found = getattr(module, name)
-            is_ours = callable(found) and getattr(found, "__module__", "").startswith(module.__name__)
-            if is_ours and found not in seen:
-                seen.add(found)
-                yield f"{module.__name__}.{name}", found
+OPTAX = pathlib.Path(optax.__file__).parent
 
 
 def is_result(found):
@@ -62,6 +45,10 @@ def is_result(found):
 
 def loss_fn(params):
     return 0.5 * sum(jnp.sum(jnp.square(p)) for p in jax.tree.leaves(params))
+
+
+def ones():
+    return jnp.ones(2)
 
 
 def short_run(sampler):
@@ -76,8 +63,11 @@ def short_run(sampler):
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
+    return good_arguments(tmp_path_factory.mktemp("calls"))
+
+
+def good_arguments(folder):
     """A good argument by its name; `function.name` where one function needs another."""
-    folder = tmp_path_factory.mktemp("calls")
     sampler = ctld_optax.ctld(0.1, 0.1, key=0)
     state, trajectory = short_run(sampler)
     recorder, reservoir = Recorder({"loss": 0.0}, 4), Reservoir(2)
@@ -109,7 +99,7 @@ def good(tmp_path_factory):
         "sample.num_samples": 2, "sample.bias": ctld_optax.AdaptiveBiasingForce(), "sample.momentum": 0.8,
         "sample.learning_rate": 0.1,
         "Reservoir.update.state": reservoir.init(PARAMS, key=0),
-        "RunningMean.update.state": RunningMean().init(PARAMS), "RunningMean.update.weight": True,
+        "RunningMean.function": ones, "RunningMean.update.state": RunningMean(ones).init(), "RunningMean.update.weight": True,
         "Recorder.record.state": log, "Recorder.read.state": log,
     }  # fmt: skip
 
@@ -148,6 +138,9 @@ TREES = {
     "gradient_noise": ("text", ctld_optax.RunningNoise, -1.0, float("nan"), object(), {"w": "text"}, True),
     "KnownNoise.gradient": ("text", None, -1.0, float("nan"), float("inf"), ctld_optax.KnownNoise, {"w": "text"}),
     "KnownNoise.value": ("text", None, -1.0, float("nan"), [0.1], {"w": 0.1}, jnp.ones(2)),
+    "RunningMean.update.weight": ("text", None, [0.1], jnp.ones(2), 1j, -1.0, float("nan"), float("inf"), object()),
+    "sample.initial": (None, "text", {}, {"w": 1j}, {"w": jnp.arange(3)}, HOLE, TEXTS, object(), ctld_optax.Metadynamics()),
+    "sample.data": ("text", TEXTS, HOLE, {"w": object()}, object()),
     "settings": (object(), {"a": object()}, jax.random.key(0), optax.sgd(0.1)),
     "save.state": ({"x": "text"}, {"x": object()}, "text", jax.nn.relu),
     "state_to_arrays.state": ({"x": "text"}, {"x": object()}, "text", jax.nn.relu),
@@ -179,7 +172,7 @@ TREES = {
 
 def targets(good):
     """What is called, by its name, and a good call of it: functions, classes, their methods, both halves of transformations."""
-    for name, found in public():
+    for name, found in public_objects():
         if is_result(found):
             continue
         arguments = known_good(good, name, found)
@@ -306,7 +299,18 @@ def test_every_wrong_call_is_answered(good):
 
 
 @pytest.mark.filterwarnings("ignore:Animation was deleted")
-def test_every_known_good_call_is_accepted(good):
+@pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
+def test_every_known_good_call_is_accepted_under_strict_promotion_too(x64, tmp_path):
     # Or the wrong ones might be refused for another reason.
-    for _, function, arguments in targets(good):
-        function(**arguments)
+    faults = []
+    plt.close("all")
+    with compat.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
+        for name, function, arguments in targets(good_arguments(tmp_path)):
+            try:
+                function(**arguments)
+            except Exception as error:  # noqa: BLE001
+                # optax.adam itself breaks it.
+                files = [pathlib.Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+                if name != "ctld_optax.phase_switch.update" or not any(OPTAX in file.parents for file in files):
+                    faults.append(f"{name}: {type(error).__name__}: {str(error)[:150]}")
+    assert not faults, "\n".join(faults)

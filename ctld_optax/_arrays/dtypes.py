@@ -20,6 +20,11 @@ def at_least_float32(dtype: Any) -> Any:
     return jnp.dtype(jnp.float32) if is_narrow(dtype) else jnp.dtype(dtype)
 
 
+def mean_dtype_of(dtype: Any) -> Any:
+    """That of a mean, which counts and booleans have too: at least float32."""
+    return at_least_float32(dtype) if jnp.issubdtype(dtype, jnp.inexact) else jnp.dtype(jnp.float32)
+
+
 def momentum_dtype_of(param: Any, momentum_dtype: Any) -> Any:
     """That of a parameter, but at least float32, unless the caller has chosen one."""
     # Canonical: a NumPy float64 array counts as float32 unless x64 is enabled.

@@ -7,6 +7,7 @@ import numpy as np
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
 from ctld_optax._dynamics.metadynamics import Metadynamics
 from ctld_optax._dynamics.tempering import PolynomialTempering
+from ctld_optax._validate import check_bias
 from ctld_optax.diagnostics import _trajectory as trajectory
 from ctld_optax.diagnostics._run import FEW, SIGMAS, Finding, Run, effective_size
 from ctld_optax.diagnostics._snapshot import ctld_state
@@ -127,6 +128,7 @@ def bias(run: Run) -> Finding | str | None:
     if run.state is None:
         return "the bias: it needs state, the one after the run."
     grid = np.asarray(ctld_state(run.state).bias, np.float64)
+    check_bias("the state's bias", grid, kind.num_bins)
     grid = grid.reshape(-1, *grid.shape[-2:])
     if isinstance(kind, AdaptiveBiasingForce):
         missing = float(kind.missing(grid).mean())

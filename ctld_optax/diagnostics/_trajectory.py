@@ -9,7 +9,7 @@ from ctld_optax._checked import checked
 from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.integrators import INTEGRATORS, IntegratorName
 from ctld_optax._dynamics.tempering import PolynomialTempering
-from ctld_optax._validate import as_numbers, check_count, check_range
+from ctld_optax._validate import as_numbers, check_bias, check_count, check_range
 from ctld_optax.diagnostics._snapshot import Snapshot, ctld_state
 
 
@@ -171,8 +171,9 @@ def bias_potential(state: Any, bias: Bias, tempering: PolynomialTempering | None
       ((376,), np.float64(0.0))
     """
     grid = ctld_state(state).bias
+    check_bias("the state's bias", grid, bias.num_bins)
     limit = (tempering or PolynomialTempering()).delta_prime
-    nodes = bias.nodes(limit)
+    nodes = bias.nodes(limit, grid.dtype)
     per_node = jax.vmap(bias.potential, (None, 0, None))
     replicas = grid.reshape(-1, *grid.shape[-2:])
     potential = np.asarray([per_node(replica, nodes, limit) for replica in replicas], np.float64)

@@ -12,6 +12,7 @@ from ctld_optax import diagnostics
 from ctld_optax._checked import checked
 from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.tempering import PolynomialTempering
+from ctld_optax._validate import check_bias
 from ctld_optax.plotting import _pictures as pictures
 
 
@@ -56,10 +57,11 @@ def bias_filling(
         raise ValueError(f"bias_filling needs states stacked along one axis of moments; their alpha has shape {alpha.shape}.")
     # Not from its lowest point on, as `diagnostics.bias_potential` has it: what is to be seen is how it rises.
     limit = (tempering or PolynomialTempering()).delta_prime
-    grid = bias.nodes(limit)
+    check_bias("the state's bias", found.bias, bias.num_bins)
+    grid = bias.nodes(limit, found.bias.dtype)
     at_nodes = jax.vmap(lambda one: jax.vmap(bias.potential, (None, 0, None))(one, grid, limit))
     nodes, potential = np.asarray(grid, np.float64), np.asarray(at_nodes(found.bias), np.float64)
-    potential -= min(0.0, potential.min())
+    potential = potential - min(0.0, potential.min())
     at = np.array([np.interp(a, nodes, v) for a, v in zip(alpha, potential, strict=True)])
     top = 1.1 * max(float(potential.max()), 1e-12)
     ax.set(xlim=(nodes[0], nodes[-1]), ylim=(-0.04 * top, top))
