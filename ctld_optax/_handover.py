@@ -87,7 +87,8 @@ def hand_over_momentum(optimizer_state: Any, sampler_state: Any, params: Any = N
 
     Raises:
       TypeError: if there is anything but arrays in one of the three, or the two states have changed places.
-      ValueError: if there is no momentum in the sampler's state, or two of one parameter.
+      ValueError: if there is no momentum in the sampler's state, or two of one parameter, or it is in the coordinates of a
+        preconditioner, which no optimizer has.
 
     Example:
       >>> sgd = optax.sgd(0.05, momentum=0.9)
@@ -100,8 +101,13 @@ def hand_over_momentum(optimizer_state: Any, sampler_state: Any, params: Any = N
     """
     for name, tree in (("optimizer_state", optimizer_state), ("sampler_state", sampler_state), ("params", params)):
         check_arrays(tree, f"the {name}'s leaf")
-    if _samplers_in(optimizer_state) and not _samplers_in(sampler_state):
+    if samplers_in(optimizer_state) and not samplers_in(sampler_state):
         raise TypeError(f"optimizer_state is a sampler's, and sampler_state is none. {ORDER}")
+    if any(is_in_a_metric(sampler) for sampler in samplers_in(sampler_state)):
+        raise ValueError(
+            "sampler_state has its momentum in the coordinates of a preconditioner, where it is none of the parameters. Leave "
+            "handover=None: phase_switch fills from it what it can."
+        )
     return _fill(optimizer_state, sampler_state, itertools.repeat(True))
 
 
@@ -128,7 +134,7 @@ def take_over(optimizer: Any, like: Any, optimizer_state: Any, sampler_state: An
         return _average_over(optimizer, like, optimizer_state, sampler_state, kernel, kernel.preconditioner)
     chosen = [bool(sums) for sums in sums_gradients(optimizer, like)]
     # In a preconditioner's coordinates the momentum is no sum of raw gradients.
-    is_raw = not any(jax.tree.leaves(state.coordinates) for state in _samplers_in(sampler_state))
+    is_raw = not any(map(is_in_a_metric, samplers_in(sampler_state)))
     if not (any(chosen) and is_raw):
         return optimizer_state
     rates = learning_rates(optimizer, like, value=jnp.ones(()))
@@ -206,7 +212,8 @@ def _thermal_shares(
     return {path: share(path, step) for path, step in steps.items()}
 
 
-def _samplers_in(state: Any) -> list[CTLDState]:
+def samplers_in(state: Any) -> list[CTLDState]:
+    """The state of every sampler in a larger one."""
     return [node for node in jax.tree.leaves(state, is_leaf=_is_sampler) if _is_sampler(node)]
 
 
@@ -249,6 +256,11 @@ def _momentum_in(sampler_state: Any) -> dict[str, Any]:
             "to keep."
         )
     return together
+
+
+def is_in_a_metric(state: CTLDState) -> bool:
+    """Whether its momentum is in the coordinates of a preconditioner."""
+    return bool(jax.tree.leaves(state.coordinates))
 
 
 def _is_sampler(node: Any) -> bool:

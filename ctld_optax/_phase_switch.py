@@ -11,9 +11,9 @@ import optax
 from ctld_optax._arrays.dtypes import any_narrow
 from ctld_optax._arrays.inplace import change_if
 from ctld_optax._checked import checked
-from ctld_optax._dynamics.langevin import MISSING_VALUE, CTLDState, Langevin, LangevinTransformation
+from ctld_optax._dynamics.langevin import MISSING_VALUE, CTLDState, Langevin, LangevinTransformation, check_state
 from ctld_optax._dynamics.preconditioner import Unpreconditioned
-from ctld_optax._handover import Handover, begun_at, check_handover, take_over, thermal_share
+from ctld_optax._handover import Handover, begun_at, check_handover, is_in_a_metric, samplers_in, take_over, thermal_share
 from ctld_optax._probe import heavy_ball_decay, learning_rates, sums_gradients
 from ctld_optax._validate import check_arrays, check_count, check_update
 
@@ -25,6 +25,11 @@ LEFT_ALONE = (
     "handover=lambda optimizer_state, sampler_state, params: optimizer_state, or what else is to be returned."
 )
 
+IN_A_METRIC = (
+    "phase_switch: the sampler's momentum is in the coordinates of its preconditioner, where it is no sum of raw gradients, so "
+    "that it is left behind and the optimizer's trace starts from zeros. If that is meant, pass "
+    "handover=lambda optimizer_state, sampler_state, params: optimizer_state."
+)
 SWAPPED = f"optimizer is a sampler, and sampler is none: the run would end hot. {ORDER}"
 
 
@@ -70,8 +75,8 @@ def phase_switch(
     Any other optimizer that takes the same gradients and arguments will do. It starts from its fresh state (Adam, say, with
     zero moments and its step count and learning-rate schedule at 0), in which every `trace` that is a sum of raw gradients is
     filled from the sampler's momentum: that of Nesterov's method, or one behind a clip or a weight decay. A trace of scaled
-    gradients (`optax.lars`, `optax.rmsprop(..., momentum=...)`) starts from zeros, and `init` warns of it. `handover` replaces
-    that rule.
+    gradients (`optax.lars`, `optax.rmsprop(..., momentum=...)`) starts from zeros, and so does any behind a sampler with a
+    preconditioner, whose momentum is in other coordinates; `init` warns of both. `handover` replaces that rule.
 
     From a `ctld(..., preconditioner=SecondMoment())` Adam and its family go on where the sampler is: the running mean of
     gradients is filled from the momentum, that of squares and the count from the metric, where their decays differ such that
@@ -158,6 +163,7 @@ def _with_two_states(
         updates: Any, state: PhaseSwitchState, params: Any = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, PhaseSwitchState]:
         check_arrays(updates, "updates, the gradient")
+        _check_state(state, is_shared=False)
         # An optimizer that needs the loss says so itself where there is none.
         extra_args |= {} if value is None else {"value": value}
 
@@ -204,10 +210,12 @@ def _with_shared_momentum(
     ) -> tuple[optax.Updates, PhaseSwitchState]:
         if value is None and kernel.needs_value:
             raise TypeError(MISSING_VALUE)
+        _check_state(state, is_shared=True)
         # An optimizer that needs the loss says so itself where there is none.
         extra_args |= {} if value is None else {"value": value}
         trace, *rest = state.optimizer
         check_update(updates, params, trace.trace)
+        check_state(kernel, state.sampler._replace(momentum=trace.trace))
         sampling = _is_sampling(state, sampling_steps)
 
         # This kind treats every leaf alike: one is enough, and compiles fast.
@@ -247,6 +255,12 @@ def _with_extra_args(given: optax.GradientTransformation | optax.MultiSteps) -> 
     return optax.with_extra_args_support(given)
 
 
+def _check_state(state: PhaseSwitchState, *, is_shared: bool) -> None:
+    """Raises if it is the state of a switch of the other kind: one momentum buffer for both phases, or two states."""
+    if is_shared is not (isinstance(state.sampler, CTLDState) and isinstance(state.sampler.momentum, optax.MaskedNode)):
+        raise ValueError(f"state is of a phase_switch with another sampler or onto another optimizer. {STATE}")
+
+
 def _check_traces(sums: list[bool | None], sampler_state: Any) -> None:
     """Raises, or warns, where a trace cannot be filled: `sums` tells of each whether it is a sum of raw gradients."""
     if True in sums and _holds(PhaseSwitchState, sampler_state):
@@ -257,6 +271,8 @@ def _check_traces(sums: list[bool | None], sampler_state: Any) -> None:
         )
     if False in sums:
         warnings.warn(LEFT_ALONE, stacklevel=3)
+    if True in sums and any(map(is_in_a_metric, samplers_in(sampler_state))):
+        warnings.warn(IN_A_METRIC, stacklevel=3)
 
 
 def _holds(kind: type, state: Any) -> bool:

@@ -20,6 +20,15 @@ def test_variances_of_another_structure_are_named(wrong):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=1.0)
 
 
+@pytest.mark.parametrize("bad", [-1.0, jnp.nan, jnp.inf])
+@pytest.mark.parametrize("make", [lambda v: v, ctld_optax.KnownNoise], ids=["a pytree", "KnownNoise"])
+def test_variances_that_are_none_are_told(bad, make):
+    """A negative one would inject more noise than is due, and a NaN or an infinity none."""
+    variances = {"w": jnp.ones((2, 3)).at[1, 2].set(bad), "b": 1.0}
+    with pytest.raises(ValueError, match=r"^gradient(_noise)? must be finite and >= 0, and its values lie between"):
+        ctld_optax.ctld(0.1, 0.1, key=0, gradient_noise=make(variances))
+
+
 @pytest.mark.parametrize("variance", [0.5, {"w": 0.5, "b": 0.5}, {"w": jnp.full(3, 0.5), "b": jnp.asarray(0.5)}])
 def test_variances_broadcast_against_the_parameters(variance):
     states = []

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import ctld_optax
+from ctld_optax._dynamics.coupling import COUPLINGS
 from ctld_optax._handover import hand_over_momentum
 from ctld_optax._probe import heavy_ball_decay, sums_gradients
 from tests import versions
@@ -219,6 +220,27 @@ def test_a_run_resumed_with_fewer_sampling_steps_hands_over_at_its_next_step(los
         assert later.sampler.count == 10
 
 
+RESUMED = {
+    "SecondMoment onto adamw": (ctld_optax.SecondMoment(decay=0.99), lambda: optax.adamw(0.01)),
+    "LayerScale onto what keeps its parameters": (ctld_optax.LayerScale(), lambda: optax.contrib.schedule_free_sgd(0.02)),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_in_a_metric_resumed_with_fewer_sampling_steps_hands_over_at_its_next_step(name, loss, params):
+    """The step is the one that a run would have made which was to switch there from the beginning."""
+    metric, make = RESUMED[name]
+    sampler = build_sampler(preconditioner=metric)
+    long, short, due = (ctld_optax.phase_switch(sampler, make(), steps) for steps in (20, 4, 10))
+    parameters, state = run(long, loss, params, 10)
+    _, same = run(due, loss, params, 10)
+    grads = jax.grad(loss)(parameters)
+    found = [tx.update(grads, at, parameters, value=loss(parameters)) for tx, at in ((short, state), (due, same))]
+    assert_close(*found)
+    assert found[0][1].switched
+    assert found[0][1].sampler.count == 10
+
+
 def test_adam_starts_fresh(loss, params):
     switched = ctld_optax.phase_switch(build_sampler(), optax.adam(0.01), 2)
     state, step = switched.init(params), stepper(switched, loss)
@@ -321,10 +343,15 @@ def test_such_an_optimizer_asks_for_the_parameters_at_the_first_step_and_no_othe
         first_step(KEEPERS["schedule_free"]())
 
 
-def test_both_paths_agree(loss, params):
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_both_paths_agree(coupling, loss, params):
+    # Alpha moves fast enough to matter, and where it does the potential coupling changes momentum and drift.
+    tempering = ctld_optax.GeometricTempering(delta=0.0, strength=0.9)
+    sampler = build_sampler(coupling=coupling, tempering=tempering, temperature=1.0, alpha_step_size=0.05)
     optimizer = optax.sgd(optax.cosine_decay_schedule(0.02, 20), momentum=0.8)
-    shared, shared_state = run(ctld_optax.phase_switch(build_sampler(), optimizer, 20), loss, params, 45)
-    two, two_state = run(ctld_optax.phase_switch(build_sampler(), optimizer, 20, handover=thermal), loss, params, 45)
+    shared, shared_state = run(ctld_optax.phase_switch(sampler, optimizer, 20), loss, params, 30)
+    two, two_state = run(ctld_optax.phase_switch(sampler, optimizer, 20, handover=thermal), loss, params, 30)
+    assert shared_state.sampler.beta < 0.95
     assert is_shared(shared_state)
     assert not is_shared(two_state)
     assert_close(shared, two)

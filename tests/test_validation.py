@@ -71,8 +71,10 @@ NAN, INF = float("nan"), float("inf")
     ("name", "wrong", "interval"),
     [
         ("learning_rate", (0.0, -0.1, NAN, INF, np.float32(-1.0)), r"\(0, inf\)"),
-        ("temperature", (-0.1, NAN, INF, -INF, np.float64(-1.0), -1), r"\[0, inf\)"),
-        ("momentum", (-0.1, 1.0, 1.5, NAN), r"\[0, 1\)"),
+        # Of an array, which may be a step of a schedule, 0 is a learning rate too.
+        ("learning_rate", (jnp.float32(-0.1), np.asarray(NAN), jnp.asarray(INF)), r"\[0, inf\)"),
+        ("temperature", (-0.1, NAN, INF, -INF, np.float64(-1.0), -1, jnp.float32(-1.0), jnp.asarray(NAN)), r"\[0, inf\)"),
+        ("momentum", (-0.1, 1.0, 1.5, NAN, jnp.float32(1.0), np.asarray(-0.1)), r"\[0, 1\)"),
         ("alpha_step_size", (0.0, -0.02, NAN, INF), r"\(0, inf\)"),
         ("alpha_momentum", (-0.1, 1.0, NAN), r"\[0, 1\)"),
     ],
@@ -90,9 +92,16 @@ def test_hyperparameters_that_are_no_numbers(name, wrong):
         build(**{name: wrong})
 
 
+def test_an_array_that_is_known_is_looked_at_inside_jit_too():
+    temperature = jnp.float32(-1.0)
+    with pytest.raises(ValueError, match=r"^temperature must be a finite number"):
+        jax.jit(lambda: build(temperature=temperature).init(jnp.ones(2)))()
+
+
 def test_edges_of_the_ranges_are_allowed():
     build(temperature=0.0, momentum=0.0, alpha_momentum=0.0)
     build(learning_rate=1, temperature=np.float32(2.0))
+    build(learning_rate=jnp.float32(0.0))
     build(learning_rate=jnp.float32(0.1), temperature=optax.constant_schedule(0.1))
 
 
@@ -247,3 +256,59 @@ def test_traced_hyperparameters_pass():
         return transformation.init(jnp.ones(2))
 
     assert jax.eval_shape(init, 0.1, 0.1, 0.9, 0.02).alpha.shape == ()
+
+
+EXAMPLES = {"w": jnp.ones((8, 2, 3)), "b": jnp.ones((8, 3))}  # the gradients of eight examples, of which no mean was taken
+PARAMS = jax.tree.map(lambda g: g[0], EXAMPLES)
+SGD = optax.sgd(0.1, momentum=0.9)
+TRANSFORMATIONS = {
+    "ctld": build,
+    "phase_switch": lambda: ctld_optax.phase_switch(build(), SGD, 3),
+    "accumulate": lambda: ctld_optax.accumulate(build(), 2),
+    "santa": lambda: ctld_optax.baselines.santa(0.1, 0.1, key=0, exploration_steps=3),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_gradients_of_another_shape_are_told_and_not_broadcast(name):
+    tx = TRANSFORMATIONS[name]()
+    state = tx.init(PARAMS)
+    for wrong, said in ((EXAMPLES, r"\(8, 3\)"), (jax.tree.map(jnp.sum, PARAMS), r"\(\)")):
+        with pytest.raises(
+            ValueError, match=rf"^updates, the gradients, must have the shapes .*\(3,\) for \['b'\]; got {said}"
+        ):
+            tx.update(wrong, state, PARAMS, value=1.0)
+
+
+# Samplers of which no two have a state in common, by the field that tells them apart.
+SAMPLERS = {
+    "plain": {},
+    "bias": {"bias": ctld_optax.AdaptiveBiasingForce()},
+    "gradient_noise": {"gradient_noise": ctld_optax.RunningNoise()},
+    "coordinates": {"preconditioner": ctld_optax.FixedMetric(2.0)},
+    "coordinates, running": {"preconditioner": ctld_optax.SecondMoment()},
+    "coordinates, of layers": {"preconditioner": ctld_optax.LayerScale()},
+}
+
+
+@pytest.mark.parametrize("ours", SAMPLERS)
+@pytest.mark.parametrize("theirs", SAMPLERS)
+def test_the_state_of_another_sampler_is_told(ours, theirs):
+    """As after unpickling, or with a state that was kept while the sampler was changed."""
+    tx, state = build(**SAMPLERS[ours]), build(**SAMPLERS[theirs]).init(PARAMS)
+    if ours == theirs:
+        tx.update(PARAMS, state, PARAMS, value=1.0)
+        return
+    with pytest.raises(ValueError, match=r"^state must be one of this sampler: its (bias|gradient_noise|coordinates) has"):
+        tx.update(PARAMS, state, PARAMS, value=1.0)
+
+
+def test_the_state_of_another_phase_switch_is_told():
+    def switched(optimizer, **changes):
+        return ctld_optax.phase_switch(build(**changes), optimizer, 3)
+
+    for optimizer, other in ((SGD, optax.adam(0.1)), (optax.adam(0.1), SGD)):
+        with pytest.raises(ValueError, match=r"^state is of a phase_switch with another sampler or onto another optimizer"):
+            switched(optimizer).update(PARAMS, switched(other).init(PARAMS), PARAMS, value=1.0)
+        with pytest.raises(ValueError, match=r"^state must be one of this sampler: its bias has"):
+            switched(optimizer).update(PARAMS, switched(optimizer, **SAMPLERS["bias"]).init(PARAMS), PARAMS, value=1.0)

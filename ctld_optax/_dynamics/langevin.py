@@ -316,11 +316,23 @@ def transformation(kernel: Langevin) -> LangevinTransformation:
         if value is None and kernel.needs_value:
             raise TypeError(MISSING_VALUE)
         check_update(updates, params, state.momentum)
+        check_state(kernel, state)
         return kernel.update(updates, state, params, value=value)
 
     made = LangevinTransformation(kernel.init, cast("Any", update))
     made.kernel = kernel
     return made
+
+
+def check_state(kernel: Langevin, state: CTLDState) -> None:
+    """Raises if a state is another sampler's. JAX would say so in other words, or make nonsense of it."""
+    for name, ours, given in zip(CTLDState._fields, jax.eval_shape(kernel.init, state.momentum), state, strict=True):
+        shapes, expected = jax.tree.map(jnp.shape, given), jax.tree.map(jnp.shape, ours)
+        if name != "key" and shapes != expected:
+            raise ValueError(
+                f"state must be one of this sampler: its {name} has {shapes}, and that of this sampler {expected}. Build the "
+                "sampler as it was, with the same bias, gradient_noise and preconditioner, or begin with tx.init(params)."
+            )
 
 
 class _Due(NamedTuple):

@@ -38,7 +38,7 @@ from ctld_optax._arrays import shards
 from ctld_optax._arrays.dtypes import at_least_float32
 from ctld_optax._checked import check_fields
 from ctld_optax._dynamics.preconditioner import Memory, Natural
-from ctld_optax._validate import check_range
+from ctld_optax._validate import check_range, check_values
 
 
 class NoiseState(NamedTuple):
@@ -203,13 +203,15 @@ def as_gradient_noise(option: Any) -> GradientNoise | None:
 
 
 def _check_variances(name: str, variances: Any) -> None:
-    """Raises unless they are numbers >= 0 or arrays of real numbers; the values of arrays are not looked at."""
+    """Raises unless they are numbers >= 0 or arrays of them; the values of traced arrays are not looked at."""
     for leaf in jax.tree.leaves(variances, is_leaf=lambda node: node is None):
         if not isinstance(leaf, jax.Array | np.ndarray):
             hint = "Write a variance, a pytree of arrays like params, KnownNoise(...) or RunningNoise()."
             check_range(name, leaf, minimum=0.0, hint=hint)
         elif not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"{name} must be a number or a pytree of arrays of real numbers, got dtype {leaf.dtype}.")
+        else:
+            check_values(name, leaf, hint="It is a variance.")
 
 
 def remaining(variance: jax.Array, brought: Any, like: Any, share: Any) -> Any:

@@ -22,13 +22,12 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from ctld_optax._arrays import compat, shards
 from ctld_optax._arrays.dtypes import scalar_dtype_of
 from ctld_optax._checked import checked
-from ctld_optax._validate import check_params, check_range
+from ctld_optax._validate import check_params, check_range, is_known
 
 
 class Coordinates(Protocol):
@@ -271,7 +270,7 @@ def absolute(matrix: jax.Array, floor: float | jax.Array) -> jax.Array:
     values, vectors = jnp.linalg.eigh(matrix)
     values, floor = jnp.abs(values), jnp.maximum(floor, 4.0 * matrix.shape[0] * jnp.finfo(matrix.dtype).eps)
     largest = jnp.where(jnp.max(values) > 0.0, jnp.max(values), 1.0)  # a plain has no scale
-    return (vectors * jnp.maximum(values, floor * largest)) @ vectors.T
+    return (vectors * jnp.maximum(values, floor * largest)[None, :]) @ vectors.T
 
 
 def _block_of(mass: Any, shape: tuple[int, ...], block: shards.Block) -> jax.Array:
@@ -289,11 +288,12 @@ def _inverse_factor(mass: jax.Array) -> jax.Array:
 
 def _positive(mass: jax.Array, values_of: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """The mass as it is, or a `ValueError` where its values are known and not positive."""
-    if not isinstance(mass, Tracer):
+    if is_known(mass):
         with jax.ensure_compile_time_eval():  # a number known inside `jit` is known all the same
-            smallest = values_of(mass).min()
-            if not bool(smallest > 0.0):
+            values = values_of(mass)
+            if not bool(jnp.all((values > 0.0) & jnp.isfinite(values))):
                 raise ValueError(
-                    f"mass must be positive and finite, a matrix positive definite; its smallest value is {smallest}."
+                    "mass must be positive and finite, a matrix positive definite; its values lie between "
+                    f"{values.min()} and {values.max()}."
                 )
     return mass

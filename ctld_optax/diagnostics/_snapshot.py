@@ -16,7 +16,7 @@ class Snapshot(NamedTuple):
       r_alpha: its momentum.
       beta: g(alpha); the temperature is the base temperature over beta.
       kinetic_energy: in units of value.
-      energy_mean: running mean of value + kinetic energy, in units of value.
+      energy_mean: running mean of the energy that is coupled to alpha, in units of value.
       energy_var: its running variance.
       skipped: int32: steps skipped so far because value or gradient was not finite.
 

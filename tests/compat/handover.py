@@ -1,5 +1,7 @@
 """The hand-over to everything that Optax exports: it must never do harm. `python -m tests.compat.handover` prints the table.
 
+Arguments name the samplers that are to go before, of `SAMPLERS`, which are found too: every coupling, every metric.
+
 The rows are found, not typed: whatever `optax` and `optax.contrib` export that makes a transformation of the arguments below.
 What has a learning rate, or wraps what has one, is an optimizer; anything else stands in front of a rate and a trace, where it
 scales, clips, or decides on what the trace is a sum of.
@@ -7,8 +9,10 @@ scales, clips, or decides on what the trace is a sum of.
 
 import dataclasses
 import inspect
+import itertools
 import sys
 import time
+import typing
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +24,7 @@ import optax
 from optax import contrib
 
 import ctld_optax
+from ctld_optax._dynamics.coupling import COUPLINGS
 
 RATE, MOMENTUM, TEMPERATURE, STEPS = 0.02, 0.9, 1e-4, 100
 # Far from the minimum, at 1: whoever starts from here at the switch is seen.
@@ -86,6 +91,23 @@ def rows() -> Iterator[tuple[str, Any]]:
 ROWS = dict(rows())
 
 
+def samplers() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Settings by name; the first is the one that all rows are tried with."""
+    yield "constant temperature", {"tempering": None}
+    yield from ((name, {"coupling": name, "alpha_step_size": 0.1}) for name in COUPLINGS)
+    annotation = inspect.signature(ctld_optax.ctld).parameters["preconditioner"].annotation
+    masses: dict[str, tuple[Any, ...]] = {"FixedMetric": ({"w": 2.0, "b": 1.0}, jnp.diag(jnp.linspace(1.0, 2.0, 16)))}
+    for kind in typing.get_args(annotation):
+        if kind is not type(None):
+            for number, mass in enumerate(masses.get(kind.__name__, (None,))):
+                metric = kind() if mass is None else kind(mass)
+                yield f"{kind.__name__}{number or ''}", {"tempering": None, "preconditioner": metric}
+
+
+SAMPLERS = dict(samplers())
+PLAIN, *OTHERS = SAMPLERS
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """The loss at the switch, and the highest one after it: of what went on, and of what begins there afresh."""
@@ -104,8 +126,8 @@ class Outcome:
         return np.isfinite(self.afresh) and not self.after <= 10.0 * max(self.switch, FLOOR, self.afresh)
 
 
-def outcome(tx: Any) -> Outcome:
-    sampler = ctld_optax.ctld(RATE, TEMPERATURE, MOMENTUM, key=0, tempering=None)
+def outcome(tx: Any, sampler_name: str = PLAIN) -> Outcome:
+    sampler = ctld_optax.ctld(RATE, TEMPERATURE, MOMENTUM, key=0, **SAMPLERS[sampler_name])
     switched = ctld_optax.phase_switch(sampler, tx, STEPS)
 
     @jax.jit
@@ -126,12 +148,12 @@ def main() -> int:
     start, outcomes = time.time(), {}
     warnings.simplefilter("ignore")
     print(f"{'loss at the switch, highest after it, highest begun there afresh':>78}")
-    for name, tx in ROWS.items():
-        outcomes[name] = found = outcome(tx)
+    for sampler, (name, tx) in itertools.product(sys.argv[1:] or [PLAIN], ROWS.items()):
+        outcomes[sampler, name] = found = outcome(tx, sampler)
         words = "harm" if found.harm else "rises by itself" if found.rises_by_itself else ""
         print(f"{name:48} {found.switch:9.1e} {found.after:9.1e} {found.afresh:9.1e} {words}", flush=True)
     harmed, rising = (sum(getattr(found, kind) for found in outcomes.values()) for kind in ("harm", "rises_by_itself"))
-    print(f"{len(ROWS)} rows, {harmed} harmed, {rising} rise by themselves at this rate, {time.time() - start:.0f} s.")
+    print(f"{len(outcomes)} rows, {harmed} harmed, {rising} rise by themselves at this rate, {time.time() - start:.0f} s.")
     return 1 if harmed else 0
 
 

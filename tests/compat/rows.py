@@ -63,11 +63,7 @@ ROWS = (
     Row("ctld, stationary start, no bias", ctld_optax.ctld, BASE | {"initial_momentum": "stationary", "bias": None}),
     Row("ctld, constant temperature (SGHMC)", ctld_optax.ctld, BASE | {"tempering": None}, needs_value=False),
     Row("ctld, without the loss", ctld_optax.ctld, BASE | WITHOUT_LOSS, needs_value=False),
-    Row(
-        "ctld, in a metric, by the value alone",
-        ctld_optax.ctld,
-        BASE | {"preconditioner": ctld_optax.FixedMetric(2.0), "coupling": "potential"},
-    ),
+    Row("posterior_sampler, in a metric", ctld_optax.posterior_sampler, BASE | {"preconditioner": ctld_optax.FixedMetric(2.0)}),
     Row("ctld, in SecondMoment", ctld_optax.ctld, BASE | {"preconditioner": ctld_optax.SecondMoment()}),
     Row("ctld, in LayerScale", ctld_optax.ctld, BASE | {"preconditioner": ctld_optax.LayerScale()}),
     Row("ctld, estimated gradient noise", ctld_optax.ctld, BASE | {"gradient_noise": ctld_optax.RunningNoise(0.9)}),

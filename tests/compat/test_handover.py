@@ -2,7 +2,7 @@
 
 import pytest
 
-from .handover import ROWS, outcome
+from .handover import OTHERS, ROWS, outcome
 
 
 def test_the_rows_are_found():
@@ -15,3 +15,12 @@ def test_the_rows_are_found():
 def test_the_loss_stays_down_after_the_switch(name):
     found = outcome(ROWS[name])
     assert not found.harm, found
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("number", "name"), list(enumerate(ROWS)), ids=list(ROWS))
+def test_the_loss_stays_down_after_other_samplers_too(number, name):
+    """Each optimizer after one of them, in turn."""
+    found = outcome(ROWS[name], OTHERS[number % len(OTHERS)])
+    assert not found.harm, (OTHERS[number % len(OTHERS)], found)
