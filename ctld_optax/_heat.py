@@ -178,10 +178,10 @@ def relearned(coordinates: Heated, widest: jax.Array, window: Trace) -> Heated:
     """
     last, size = coordinates.widths.shape[0] - 1, window.position.shape[-1]
     inward = jax.vmap(jax.vmap(coordinates.inward))(window.grad, window.beta) / jnp.sqrt(window.beta)[..., None]
-    place = jnp.round(last * jnp.clip(jnp.log(window.beta) / coordinates.lowest, 0.0, 1.0)).astype(int)
+    place = jnp.round(last * jnp.clip(jnp.log(window.beta) / coordinates.lowest, 0.0, 1.0)).astype(jnp.int32)
     here = jax.nn.one_hot(place, last + 1, dtype=inward.dtype) / STEPS_APART
     seen = PRIOR_VISITS + here.sum((0, 1))
-    taken = here * ~window.diverging[..., None]
+    taken = jnp.where(window.diverging[..., None], 0.0, here)
     curvature = (PRIOR_VISITS + jnp.einsum("csl,csd->ld", taken, jnp.square(inward))) / seen[:, None]
     errors = jnp.square(jnp.where(window.diverging, DIVERGENCE, window.error)) / size
     errors = (PRIOR_VISITS * warmup.ERROR**2 + jnp.einsum("csl,cs->l", here, errors)) / seen

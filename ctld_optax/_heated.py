@@ -45,6 +45,6 @@ class Heated(NamedTuple):
         """W, linear in its logarithm between levels."""
         last = self.widths.shape[0] - 1
         place = last * jnp.clip(jnp.log(beta) / self.lowest, 0.0, 1.0)
-        left = jnp.minimum(place.astype(int), last - 1)
-        share = place - left
+        left = jnp.minimum(place.astype(jnp.int32), last - 1)
+        share = place - left.astype(place.dtype)
         return jnp.exp((1.0 - share) * self.widths[left] + share * self.widths[left + 1])

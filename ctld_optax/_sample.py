@@ -161,6 +161,7 @@ def sample(
         check_count(name, count, least)
     check_count("num_warmup", num_warmup, WINDOW)
     check_range("learning_rate", learning_rate, minimum=0.0, minimum_open=True)
+    check_range("alpha_step_size", 0.1 if alpha_step_size is None else alpha_step_size, minimum=0.0, minimum_open=True)
     data = _checked_data(data, batch_size, tempering)
     descent_key, begin_key, heat_key, init_key = jax.random.split(as_key(key), 4)
 
