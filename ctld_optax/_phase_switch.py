@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from ctld_optax._arrays.dtypes import any_narrow
-from ctld_optax._arrays.inplace import change_if
+from ctld_optax._arrays.inplace import change_if, either
+from ctld_optax._arrays.late import made_late
 from ctld_optax._checked import checked
 from ctld_optax._dynamics.langevin import MISSING_VALUE, CTLDState, Langevin, LangevinTransformation, check_state
 from ctld_optax._dynamics.preconditioner import Unpreconditioned
@@ -91,9 +93,10 @@ def phase_switch(
 
     What it costs: onto heavy-ball SGD (an optimizer whose first link is `optax.trace`, like `optax.sgd(..., momentum=...)`)
     there is one momentum buffer, the optimizer's own, in the sampler's `momentum_dtype`, and a step after the switch is
-    SGD's. Other pairs hold both states, of which each is changed in place in its own phase and none is copied: while it samples
-    a step costs what the sampler's does, and after the switch 1.6 to 3 times the optimizer's (Adam, 10^7 parameters, 2 CPU
-    cores).
+    SGD's. Other pairs hold both states, of which each is changed in place in its own phase and none is copied. While it samples
+    a step costs what the sampler's does, and after the switch the optimizer's, where the updates are arithmetic on the entries
+    of the new state: those of a sampler, Adam, AdamW, NAdam, RMSprop, Nesterov's method. Those of Lion, LAMB or Muon, or of
+    bfloat16 parameters, need a copy of the gradients as well, which can take longer than the step.
 
     Args:
       sampler: usually :func:`ctld_optax.ctld`.
@@ -167,8 +170,7 @@ def _with_two_states(
         # An optimizer that needs the loss says so itself where there is none.
         extra_args |= {} if value is None else {"value": value}
 
-        def step(transformation: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-            grads, own_state = carry
+        def step(transformation: Any, grads: Any, own_state: Any) -> tuple[Any, Any]:
             new_updates, own_state = transformation.update(grads, own_state, params, **extra_args)
             return optax.tree.cast_like(new_updates, grads), own_state
 
@@ -176,13 +178,41 @@ def _with_two_states(
             return hand_over(updates, optimizer_state, sampler_state, params)
 
         sampling = _is_sampling(state, sampling_steps)
-        # Exactly one of the two takes the gradients and makes updates of them.
-        updates, sampler_state = change_if(sampling, functools.partial(step, sampler), (updates, state.sampler))
-        optimizer_state = change_if(~sampling & ~state.switched, begin, state.optimizer)
-        updates, optimizer_state = change_if(~sampling, functools.partial(step, optimizer), (updates, optimizer_state))
-        return updates, PhaseSwitchState(optax.safe_increment(state.count), ~sampling, sampler_state, optimizer_state)
+        sample, optimize = functools.partial(step, sampler), functools.partial(step, optimizer)
+        sampled, updates, sampler_state = _step_if(sampling, sample, updates, state.sampler)
+        begun = change_if(~sampling & ~state.switched, begin, state.optimizer)
+        made, _, optimizer_state = _step_if(~sampling, optimize, updates, begun, sampled)
+        return made(), PhaseSwitchState(optax.safe_increment(state.count), ~sampling, sampler_state, optimizer_state)
 
     return optax.GradientTransformationExtraArgs(init, cast("Any", update))
+
+
+def _step_if(
+    turn: jax.Array, step: Callable[..., Any], grads: Any, state: Any, before: Callable[[], Any] | None = None
+) -> tuple[Callable[[], Any], Any, Any]:
+    """A step of the sampler or of the optimizer, in its turn.
+
+    Its updates are made late, if they can be: then the state alone changes in the loop. Otherwise they take the gradients'
+    place in it, which are copied for that.
+
+    Args:
+      turn: whether it is its turn.
+      step: `step(grads, state) -> (updates, state)`.
+      grads: the gradients; out of its turn anything like them.
+      state: its state.
+      before: makes the updates of the other one, out of its turn; in its turn anything like them.
+
+    Returns:
+      what makes the updates, out of its turn those of the other one; the gradients, if it was not its turn; its state.
+    """
+    late = made_late(functools.partial(step, grads), state)
+    if late is None:
+        start = grads if before is None else either(turn, lambda: grads, before)
+        made, state = change_if(turn, lambda carry: step(*carry), (start, state))
+        return lambda: made, made, state
+    new_state = change_if(turn, lambda state: step(grads, state)[1], state)
+    make = functools.partial(late, state, new_state)
+    return make if before is None else lambda: either(turn, make, before), grads, new_state
 
 
 def _with_shared_momentum(

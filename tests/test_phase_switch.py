@@ -142,6 +142,25 @@ def test_the_general_case_copies_no_state():
     assert memory.temp_size_in_bytes < 0.1 * params.nbytes  # branches around the states take four times params.nbytes
 
 
+METRICS = {"unit mass": None, "second moment": ctld_optax.SecondMoment(), "layer scale": ctld_optax.LayerScale()}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("name", ["adam", "adamw", "nesterov", "without momentum"])
+def test_updates_and_hand_over_need_no_buffer(name, metric):
+    """Beside gradients that are not ours to overwrite: neither in their place in a loop, nor made in front of one."""
+    params = jnp.zeros(2**16)
+    optimizer = optax.adamw(0.01) if name == "adamw" else OPTIMIZERS[name][0]()
+    switched = ctld_optax.phase_switch(build_sampler(preconditioner=METRICS[metric]), optimizer, 5)
+
+    def step(params, state, grads):
+        updates, state = switched.update(grads, state, params, value=jnp.float32(0.0))
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, switched.init(params), params).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * params.nbytes
+
+
 @pytest.mark.parametrize("handover", [None, hand_over_momentum], ids=["shared momentum", "two states"])
 @pytest.mark.parametrize("sampling_steps", [0, 1, 5])
 def test_switch_is_at_that_step_exactly(sampling_steps, handover, params):

@@ -46,12 +46,13 @@ def path_name(path: Sequence[Any], separator: str) -> str:
     return separator.join(str(getattr(key, name)) for key in path for name in ("key", "idx", "name") if hasattr(key, name))
 
 
-def barrier(array: jax.Array) -> jax.Array:
+def barrier(array: jax.Array, *after: jax.Array) -> jax.Array:
     """`jax.lax.optimization_barrier`, which newer JAX can differentiate and map over; nothing in older JAX, which cannot.
 
-    Of one array: of several it takes each to vary over the mesh axes of `jax.shard_map` over which one of them does.
+    Of one array, and of numbers that are to be there before it: of several arrays it takes each to vary over the mesh axes of
+    `jax.shard_map` over which one of them does.
     """
-    return jax.lax.optimization_barrier(array) if _has_rules_for_the_barrier() else array
+    return jax.lax.optimization_barrier((array, *after))[0] if _has_rules_for_the_barrier() else array
 
 
 @functools.cache

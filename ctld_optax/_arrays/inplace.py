@@ -6,6 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+from ctld_optax._arrays import compat
 
 
 def change_if(condition: jax.Array, change: Callable[[Any], Any], carry: Any) -> Any:
@@ -40,8 +43,11 @@ def _is_key(leaf: Any) -> bool:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _loop(change: Callable[..., Any], condition: jax.Array, carry: Any, constants: Any) -> Any:
-    turns = condition.astype(jnp.int32)
-    return jax.lax.fori_loop(0, turns, lambda _, carry: change(carry, *constants), carry)
+    def turn(number: jax.Array, carry: Any) -> Any:
+        # What hangs on the constants alone XLA would make in front of the loop, in buffers of their own, turn or no turn.
+        return change(carry, *(compat.barrier(constant, number) for constant in constants))
+
+    return jax.lax.fori_loop(0, condition.astype(jnp.int32), turn, carry)
 
 
 @_loop.defjvp
@@ -50,5 +56,40 @@ def _loop_jvp(change: Callable[..., Any], primals: Any, tangents: Any) -> Any:
 
     def branch(condition: jax.Array, carry: Any, constants: Any) -> Any:
         return jax.lax.cond(condition, change, lambda carry, *_: carry, carry, *constants)
+
+    return jax.jvp(branch, primals, tangents)
+
+
+def either(condition: jax.Array, first: Callable[[], Any], second: Callable[[], Any]) -> Any:
+    """`first()` if `condition` holds, else `second()`, trees of arrays: both are made, entry by entry, and one is selected.
+
+    For arithmetic that XLA fuses into whatever takes the result, without a buffer for it, which a `lax.cond` would fill. It
+    can be differentiated, in both modes.
+    """
+    (first, of_first), (second, of_second) = _opened(first), _opened(second)
+    return _either(first, second, condition, of_first, of_second)
+
+
+def _opened(function: Callable[[], Any]) -> tuple[Callable[..., Any], list[Any]]:
+    """A function of what it closes over, integers among it, and that."""
+    program, shapes = jax.make_jaxpr(function, return_shape=True)()
+
+    def opened(*constants: Any) -> Any:
+        return jax.tree.unflatten(jax.tree.structure(shapes), jaxpr_as_fun(ClosedJaxpr(program.jaxpr, constants))())
+
+    return opened, program.consts
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _either(first: Callable[..., Any], second: Callable[..., Any], condition: jax.Array, of_first: Any, of_second: Any) -> Any:
+    return jax.tree.map(functools.partial(jnp.where, condition), first(*of_first), second(*of_second))
+
+
+@_either.defjvp
+def _either_jvp(first: Callable[..., Any], second: Callable[..., Any], primals: Any, tangents: Any) -> Any:
+    """That of a branch: the other side may be a division by 0, whose derivative a selection would not leave out."""
+
+    def branch(condition: jax.Array, of_first: Any, of_second: Any) -> Any:
+        return jax.lax.cond(condition, lambda one, _: first(*one), lambda _, other: second(*other), of_first, of_second)
 
     return jax.jvp(branch, primals, tangents)
