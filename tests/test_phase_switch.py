@@ -145,6 +145,7 @@ def test_the_general_case_copies_no_state():
 METRICS = {"unit mass": None, "second moment": ctld_optax.SecondMoment(), "layer scale": ctld_optax.LayerScale()}
 
 
+@versions.BARRIER
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("name", ["adam", "adamw", "nesterov", "without momentum"])
 def test_updates_and_hand_over_need_no_buffer(name, metric):

@@ -6,6 +6,8 @@ import jax
 import pytest
 from packaging.version import Version
 
+from ctld_optax._arrays import compat
+
 
 def needs(is_there, what):
     """A mark; as in `@versions.EXPLICIT`, or `pytestmark = versions.MESHES`."""
@@ -28,6 +30,7 @@ def _has_implementation(name):
 
 
 MESHES = needs(hasattr(jax, "set_mesh") and hasattr(jax.lax, "pcast"), "jax.set_mesh and jax.lax.pcast, of JAX 0.8")
+BARRIER = needs(compat.barrier_has_rules(), "an optimization barrier that can be differentiated")
 EXPLICIT = needs(hasattr(jax, "typeof"), "a mesh with Explicit axes, of JAX 0.5")
 NNX = needs(since("flax", "0.11"), "an nnx.Optimizer whose update takes the model, of Flax 0.11")
 PHILOX = needs(_has_implementation("philox4x32"), "keys of philox4x32")

@@ -52,11 +52,12 @@ def barrier(array: jax.Array, *after: jax.Array) -> jax.Array:
     Of one array, and of numbers that are to be there before it: of several arrays it takes each to vary over the mesh axes of
     `jax.shard_map` over which one of them does.
     """
-    return jax.lax.optimization_barrier((array, *after))[0] if _has_rules_for_the_barrier() else array
+    return jax.lax.optimization_barrier((array, *after))[0] if barrier_has_rules() else array
 
 
 @functools.cache
-def _has_rules_for_the_barrier() -> bool:
+def barrier_has_rules() -> bool:
+    """Whether it can be differentiated and mapped over here."""
     square = lambda x: jax.lax.optimization_barrier(x) ** 2
     try:
         jax.eval_shape(jax.vmap(lambda x: jax.jvp(square, (x,), (x,))), np.ones(1))

@@ -48,11 +48,13 @@ def made_late(step: Callable[[Any], tuple[Any, Any]], state: Any) -> Callable[[A
         return None
 
     def late(state: Any, new_state: Any) -> Any:
-        values = dict(zip(jaxpr.invars, jax.tree.leaves(state), strict=True))
+        inputs = dict(zip(jaxpr.invars, jax.tree.leaves(state), strict=True))
+        values = dict(zip(jaxpr.constvars, program.consts, strict=True))
         for each, value in zip(names, jax.tree.leaves(new_state), strict=True):
-            values |= dict.fromkeys(each, value)
-        rest = jaxpr.replace(invars=list(values), outvars=made_of, eqns=needed[::-1])
-        return structure.unflatten(jaxpr_as_fun(ClosedJaxpr(rest, program.consts))(*values.values()))
+            for name in each:
+                (inputs if name in inputs else values)[name] = value
+        rest = ClosedJaxpr(jaxpr.replace(constvars=list(values), eqns=needed[::-1]), list(values.values()))
+        return structure.unflatten(jaxpr_as_fun(rest)(*inputs.values())[: structure.num_leaves])
 
     return late
 
