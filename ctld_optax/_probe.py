@@ -226,7 +226,10 @@ def averages(optimizer: Any, like: Any) -> list[Averages | None]:
         if not good:
             return None
         path = next(iter(decayed[number][present[0]]))
-        return Averages(*(kept[number][name][path] / start[name][path] if name in decays else None for name in start))
+        # A scalar: the leaf that it is read off may have more dimensions than others have.
+        return Averages(
+            *((kept[number][name][path] / start[name][path]).reshape(()) if name in decays else None for name in start)
+        )
 
     return [understood(number) for number in range(count)]
 

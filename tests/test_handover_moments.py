@@ -89,6 +89,26 @@ def test_warm_the_first_step_continues_the_last(clip):
     agree(updates, jax.tree.map(expected, grads, state.momentum, state.coordinates.nu), 1e-5)
 
 
+@pytest.mark.parametrize("order", ["abc", "cba", "bca"])
+def test_leaves_of_fewer_dimensions_than_the_first_are_taken_over_too(order):
+    """A matrix before its bias and a scalar: each goes on as in a tree of its own."""
+    leaves = [PARAMS["w"], PARAMS["b"], jnp.float32(1.5)]
+    tx = sampler(1e-4)
+
+    def begun(params):
+        state = tx.init(params)
+        for _ in range(3):
+            _, state = tx.update(params, state, params)
+        adam = optax.adam(RATE, B1, B2)
+        return take_over(optax.with_extra_args_support(adam), params, adam.init(params), state, tx.kernel)[0], state
+
+    (filled, state) = begun(dict(zip(order, leaves, strict=True)))
+    scale = METRIC.scale_of(state.coordinates.num_seen, jnp.float32(1e-4))
+    means = jax.tree.map(lambda m, v: (1.0 - B1) * m / scale(v), state.momentum, state.coordinates.nu)
+    agree(filled.mu, means, 1e-5)
+    agree(filled.nu, state.coordinates.nu, 1e-5)
+
+
 def test_other_decays_keep_what_is_estimated():
     (*_, state), adam = sampled(1e-4), handed_over(optax.adam(RATE, 0.8, 0.99), 1e-4)[0]
     same = handed_over(optax.adam(RATE, B1, B2), 1e-4)[0]
