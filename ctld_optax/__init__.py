@@ -16,6 +16,7 @@ from ctld_optax._dynamics.coupling import Potential as Potential
 from ctld_optax._dynamics.coupling import Standardized as Standardized
 from ctld_optax._dynamics.langevin import CTLDState as CTLDState
 from ctld_optax._dynamics.langevin import LangevinTransformation as LangevinTransformation
+from ctld_optax._dynamics.layers import PerLayer as PerLayer
 from ctld_optax._dynamics.metadynamics import Metadynamics as Metadynamics
 from ctld_optax._dynamics.minibatch import KnownNoise as KnownNoise
 from ctld_optax._dynamics.minibatch import RunningNoise as RunningNoise

@@ -13,22 +13,23 @@ from jax.typing import ArrayLike, DTypeLike
 from ctld_optax._arrays import noise as sources
 from ctld_optax._checked import checked
 from ctld_optax._dynamics.alpha import AlphaHalf, Bias
-from ctld_optax._dynamics.coupling import COUPLINGS, Coupling, CouplingName
+from ctld_optax._dynamics.coupling import COUPLINGS, Coupling, CouplingName, Hamiltonian
 from ctld_optax._dynamics.integrators import INTEGRATORS, IntegratorName
 from ctld_optax._dynamics.langevin import Langevin, LangevinTransformation, transformation
+from ctld_optax._dynamics.layers import Layers, PerLayer, as_knob
 from ctld_optax._dynamics.metadynamics import Metadynamics
 from ctld_optax._dynamics.minibatch import as_gradient_noise
 from ctld_optax._dynamics.preconditioner import FixedMetric, Unpreconditioned
 from ctld_optax._dynamics.second_moment import LayerScale, SecondMoment
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._dynamics.walls import ForceWall, ReflectingWall, Walls
-from ctld_optax._validate import as_key, as_schedule, check_dtype, check_range, check_specs
+from ctld_optax._validate import as_key, check_dtype, check_range, check_specs
 
 
 @checked()
 def ctld(
-    learning_rate: optax.ScalarOrSchedule,
-    temperature: optax.ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule | PerLayer,
+    temperature: optax.ScalarOrSchedule | PerLayer,
     momentum: ArrayLike = 0.9,
     *,
     key: int | jax.Array,
@@ -79,13 +80,14 @@ def ctld(
 
     Args:
       learning_rate: > 0, or a schedule of the step count, as in `optax.sgd`. Stable, like that, below 2 (1 + mu) / U'' with U''
-        the largest curvature of `value`.
+        the largest curvature of `value`. A :class:`~ctld_optax.PerLayer` gives each layer its own; what is sampled stays.
       temperature: k_B T_c >= 0 in units of `value`, or a schedule. The posterior of N independent examples from a
         *mean* loss has 1/N; networks with far more parameters than examples need it colder, because the noise adds
         about (number of parameters) * temperature / 2 to the loss. A schedule is looked at when the sampler is made, at the
         steps 0, 10, 100, ... 10^6, and must not be negative or NaN there; elsewhere, and where a number is traced, less than
         0 counts as 0, and a NaN as a step that was not finite. At 0 this is `optax.sgd`, bit for bit; the
-        hamiltonian coupling has no meaning there, so alpha stands still.
+        hamiltonian coupling has no meaning there, so alpha stands still. A :class:`~ctld_optax.PerLayer` is a choice of how
+        much noise each layer gets, beside the couplings "standardized" and "kinetic" only.
       momentum: mu in [0, 1), the paper's 1 - eta gamma.
       key: an int or one key (`jax.random.key`, or a legacy one). Copied: the caller may use it again. For replicas, a key
         each: `jax.vmap(lambda key, p: ctld(..., key=key).init(p))(keys, members)`. `jax.vmap(tx.init)(members)`, or a
@@ -134,7 +136,7 @@ def ctld(
     Raises:
       TypeError: if `value` is missing or not real, or a parameter is not of a real floating-point dtype.
       ValueError: for a number out of range (Python numbers only; traced hyperparameters are not checked), an unknown
-        option, or a `value` that is not a scalar.
+        option, a `value` that is not a scalar, or a temperature per layer beside a coupling that samples exactly.
 
     Source: Ye, Zhu and Mantiuk, NIPS 2017, Eq. 4-14 and Algorithm 1; Leimkuhler and Matthews, AMRX 2013, for BAOAB.
 
@@ -159,17 +161,24 @@ def ctld(
         force: Any = limit * (1.0 - cast("Any", alpha_momentum)) / cast("Any", alpha_step_size) ** 2
         walls = ReflectingWall(limit) if confinement == "reflect" else ForceWall(limit, force)
     order = INTEGRATORS[integrator]
+    chosen = COUPLINGS[coupling] if isinstance(coupling, str) else coupling
+    heat = as_knob("temperature", temperature)
+    if isinstance(heat, Layers) and tempering is not None and isinstance(chosen, Hamiltonian):
+        raise ValueError(
+            f"temperature must be one for all layers beside the coupling {type(chosen).__name__}, which is driven by value / "
+            'temperature. For a temperature per layer take coupling="standardized" or "kinetic".'
+        )
     return transformation(
         Langevin(
-            learning_rate=as_schedule("learning_rate", learning_rate, minimum_open=True),
-            temperature=as_schedule("temperature", temperature),
+            learning_rate=as_knob("learning_rate", learning_rate, minimum_open=True),
+            temperature=heat,
             decay=momentum,
             integrator=order,
             source=sources.SOURCES[noise],
             alpha=AlphaHalf(
                 tempering=tempering,
                 bias=bias if tempering is not None else None,
-                coupling=COUPLINGS[coupling] if isinstance(coupling, str) else coupling,
+                coupling=chosen,
                 walls=walls,
                 step_size=alpha_step_size,
                 decay=alpha_momentum,

@@ -11,6 +11,7 @@ import optax
 
 from ctld_optax._checked import checked
 from ctld_optax._dynamics.langevin import CTLDState, Langevin
+from ctld_optax._dynamics.layers import each
 from ctld_optax._dynamics.second_moment import SecondMoment
 from ctld_optax._probe import (
     Averages,
@@ -142,13 +143,13 @@ def take_over(optimizer: Any, like: Any, optimizer_state: Any, sampler_state: An
     def thermal(state: Any) -> Any:
         if not _is_sampler(state):
             return state
-        is_hot = state.noise_variance > 0.0
 
-        def share(path: Any, momentum: jax.Array) -> jax.Array:
+        def share(path: Any, momentum: jax.Array, last_rate: jax.Array, is_hot: jax.Array) -> jax.Array:
             rate = rates.get(jax.tree_util.keystr(path), 0.0)
-            return thermal_share(rate, state.learning_rate, is_hot).astype(momentum.dtype) * momentum
+            return thermal_share(rate, last_rate, is_hot).astype(momentum.dtype) * momentum
 
-        return state._replace(momentum=jax.tree_util.tree_map_with_path(share, state.momentum))
+        own = (each(of_layer, state.momentum) for of_layer in (state.learning_rate, state.noise_variance > 0.0))
+        return state._replace(momentum=jax.tree_util.tree_map_with_path(share, state.momentum, *own))
 
     return _fill(optimizer_state, jax.tree.map(thermal, sampler_state, is_leaf=_is_sampler), chosen)
 
@@ -165,9 +166,9 @@ def _average_over(
     if not any(understood):
         return optimizer_state
     dtype = state.alpha.dtype
-    _, temperature = kernel.hyperparameters(jnp.maximum(state.count - 1, 0), dtype)
+    _, temperature = kernel.hyperparameters(state._replace(count=jnp.maximum(state.count - 1, 0)))
     nu, num_seen = state.coordinates
-    scale, correction = metric.scale_of(num_seen, temperature), metric.correction(num_seen, dtype)
+    scale, correction = metric.scale_of(num_seen, jnp.max(temperature)), metric.correction(num_seen, dtype)
     shares = _thermal_shares(optimizer, like, understood, kernel, state, scale, correction)
     is_begun = state.count > 0
 
@@ -204,10 +205,11 @@ def _thermal_shares(
     second = {path: jnp.where(v > 0.0, v, 1.0) for path, v in second.items()}
     squares = {path: correction * v for path, v in second.items()}
     steps = steps_of_averages(optimizer, like, understood, squares, value=jnp.ones(()))
+    rates, hot = (by_path(each(numbers, state.momentum)) for numbers in (state.learning_rate, state.noise_variance > 0.0))
 
     def share(path: str, step: jax.Array) -> jax.Array:
-        ours = state.learning_rate * scale(second[path]) ** 2 * jnp.sqrt(correction * second[path]) / (1.0 - kernel.decay)
-        return thermal_share(state.learning_rate * step / ours, state.learning_rate, state.noise_variance > 0.0)
+        ours = rates[path] * scale(second[path]) ** 2 * jnp.sqrt(correction * second[path]) / (1.0 - kernel.decay)
+        return thermal_share(rates[path] * step / ours, rates[path], hot[path])
 
     return {path: share(path, step) for path, step in steps.items()}
 
@@ -225,11 +227,11 @@ def thermal_share(rate: Any, last_rate: jax.Array, is_hot: jax.Array) -> jax.Arr
 
     Args:
       rate: l_optimizer, what it multiplies its trace by; 0 if that is not known.
-      last_rate: the sampler's learning rate.
-      is_hot: whether the sampler's last step had noise; all is taken over if not.
+      last_rate: the sampler's learning rate, shape (); or of each leaf, shape (leaves,).
+      is_hot: whether the sampler's last step had noise, likewise; all is taken over if not.
 
     Returns:
-      shape (), in (0, 1].
+      In (0, 1], of the shape of `last_rate`.
     """
     rate = jnp.asarray(rate, last_rate.dtype)
     rises = is_hot & (last_rate > 0.0) & (rate > last_rate) & jnp.isfinite(rate)

@@ -247,14 +247,15 @@ def _with_shared_momentum(
         check_update(updates, params, trace.trace)
         check_state(kernel, state.sampler._replace(momentum=trace.trace))
         sampling = _is_sampling(state, sampling_steps)
+        before = state.sampler._replace(momentum=trace.trace)
 
         # This kind treats every leaf alike: one is enough, and compiles fast.
         rates = learning_rates(optimizer, jnp.zeros(()), **extra_args)
-        share = thermal_share(rates.get("", 0.0), state.sampler.learning_rate, state.sampler.noise_variance > 0.0)
-        kept = jnp.where(sampling, kernel.kept(state.sampler), jnp.where(state.switched, decay, decay * share))
+        share = thermal_share(rates.get("", 0.0), before.learning_rate, before.noise_variance > 0.0)
+        kept = jnp.where(sampling, kernel.kept(before), jnp.where(state.switched, decay, decay * share))
         momentum = kernel.accelerate(updates, trace.trace, kept)
         thermalize = functools.partial(kernel.thermalize, value=value, grads=updates)
-        sampler_state = jax.lax.cond(sampling, thermalize, lambda s: s, state.sampler._replace(momentum=momentum))
+        sampler_state = jax.lax.cond(sampling, thermalize, lambda s: s, before._replace(momentum=momentum))
         momentum = sampler_state.momentum
 
         # From a trace of zeros the optimizer's own heavy-ball step changes nothing: what is left is what follows it.

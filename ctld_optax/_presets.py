@@ -12,6 +12,7 @@ from ctld_optax._ctld import ctld
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
 from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.langevin import LangevinTransformation
+from ctld_optax._dynamics.layers import PerLayer
 from ctld_optax._dynamics.metadynamics import Metadynamics
 from ctld_optax._dynamics.preconditioner import FixedMetric
 from ctld_optax._dynamics.second_moment import LayerScale, SecondMoment
@@ -23,7 +24,7 @@ A_NUMBER = "algorithm1 needs learning_rate and temperature as numbers, not as sc
 
 @checked()
 def posterior_sampler(
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule | PerLayer,
     temperature: optax.ScalarOrSchedule = 1.0,
     momentum: ArrayLike = 0.9,
     *,
@@ -58,7 +59,8 @@ def posterior_sampler(
 
     Args:
       learning_rate: as in :func:`ctld_optax.ctld`.
-      temperature: likewise: 1 if `value` is the negative log posterior itself, 1/N for a mean loss of N examples.
+      temperature: likewise, but one for all layers: 1 if `value` is the negative log posterior itself, 1/N for a mean loss of N
+        examples.
       momentum: likewise.
       key: likewise.
       tempering: likewise.

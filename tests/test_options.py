@@ -29,11 +29,17 @@ CHOICES = {
         ctld_optax.SecondMoment(),
         ctld_optax.LayerScale(power=1.0, freeze_after=2),
     ),
+    "learning_rate": (0.01, ctld_optax.PerLayer({"w": 0.02, "b": 0.01})),
+    "temperature": (0.1, ctld_optax.PerLayer(lambda name: 0.1 if name == "w" else 0.0)),
 }
-# By number: variances of single parameters beside a matrix, or beside a metric that follows the run.
-REFUSED = [{"gradient_noise": 1, "preconditioner": number} for number in (2, 3, 4)]
+# By number: variances of single parameters beside a matrix, or beside a metric that follows the run; more than one temperature
+# where the value is divided by it.
+REFUSED = [
+    *({"gradient_noise": 1, "preconditioner": number} for number in (2, 3, 4)),
+    *({"temperature": 1, "coupling": number} for number in (1, 2)),
+]
 RUNS = ("eager", "jit", "scan", "vmap", "x64", "bfloat16")
-NUMBERS = {"learning_rate", "temperature", "momentum", "alpha_step_size", "alpha_momentum"}  # no options
+NUMBERS = {"momentum", "alpha_step_size", "alpha_momentum"}  # no options
 ELSEWHERE = {"param_specs"}  # needs devices: tests/compat/test_devices.py
 
 
@@ -80,8 +86,9 @@ ROWS = list(covering())
 @pytest.mark.parametrize("refused", REFUSED)
 def test_what_is_not_crossed_is_refused(refused):
     settings = {name: OPTIONS[name][choice] for name, choice in refused.items()}
-    with pytest.raises(ValueError, match=r"gradient_noise must be RunningNoise\(\) beside"):
-        ctld_optax.ctld(0.01, 0.1, key=0, **settings).init({"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
+    settings = {"learning_rate": 0.01, "temperature": 0.1} | settings
+    with pytest.raises(ValueError, match=r"gradient_noise must be RunningNoise\(\) beside|temperature must be one for all"):
+        ctld_optax.ctld(key=0, **settings).init({"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
 
 
 def kinds(annotation):
@@ -112,7 +119,7 @@ def test_a_few_steps(number):
     with compat.enable_x64(how == "x64"):
         dtype = {"x64": jnp.float64, "bfloat16": jnp.bfloat16}.get(how, jnp.float32)
         params = {"w": jnp.linspace(-1.0, 1.0, 6, dtype=dtype).reshape(2, 3), "b": jnp.ones(3, dtype)}
-        tx = ctld_optax.ctld(0.01, 0.1, **settings)
+        tx = ctld_optax.ctld(**settings)
 
         def step(carry, _):
             params, state = carry

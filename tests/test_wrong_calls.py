@@ -163,6 +163,7 @@ TREES = {
     "report.state": (0.85, "text", PARAMS, ctld_optax.Metadynamics),
     "report.grads": (TEXTS, {"w": object()}, "text", ctld_optax.Metadynamics),
     "FixedMetric.mass": (None, "text", TEXTS, {}, True, 1j, -1.0, float("nan"), object(), ctld_optax.FixedMetric),
+    "PerLayer.rule": (None, "text", TEXTS, {}, True, 1j, object(), ctld_optax.PerLayer),
     "like": (HOLE, TEXTS, {"w": jnp.ones((2, 3))}, "text", None, jnp.ones(3), object()),
     "optimizer_state": ("text", TEXTS, object(), jax.nn.relu, ctld_optax.Metadynamics),
     "sampler_state": ("text", TEXTS, object(), None, 0.85, PARAMS, jax.nn.relu, ctld_optax.Metadynamics),

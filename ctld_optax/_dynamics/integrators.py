@@ -119,8 +119,8 @@ def stationary_scale(learning_rate: jax.Array, temperature: jax.Array) -> jax.Ar
 
 
 def kinetic_energy(learning_rate: jax.Array, squares: jax.Array) -> jax.Array:
-    """K = l |m|^2 / 2 = T r.r / 2, in units of value."""
-    return 0.5 * learning_rate * squares
+    """K = l |m|^2 / 2 = T r.r / 2, in units of value; of learning rates and squares that are each a layer's, the sum."""
+    return jnp.sum(0.5 * learning_rate * squares)
 
 
 def thermal_factor(last_rate: jax.Array, learning_rate: jax.Array, temperature: jax.Array) -> jax.Array:

@@ -17,10 +17,11 @@ from ctld_optax._arrays import rounding, shards
 from ctld_optax._arrays.dtypes import momentum_dtype_of, scalar_dtype_of
 from ctld_optax._arrays.inplace import change_if
 from ctld_optax._checked import checked
-from ctld_optax._dynamics import integrators
+from ctld_optax._dynamics import integrators, layers
 from ctld_optax._dynamics.alpha import AlphaHalf, AlphaState
 from ctld_optax._dynamics.coupling import EnergyStatistics
 from ctld_optax._dynamics.integrators import Integrator
+from ctld_optax._dynamics.layers import Knob, each
 from ctld_optax._dynamics.minibatch import GradientNoise, remaining
 from ctld_optax._dynamics.preconditioner import Observed, Preconditioner
 from ctld_optax._validate import check_params, check_scalar_value, check_update
@@ -51,14 +52,14 @@ class CTLDState(NamedTuple):
       key: shape (), typed PRNG key.
       bias: shape (2, num_bins + 1): of Metadynamics, V_b in units of k_B T_c as an unevaluated sum of two floats a node; of
         AdaptiveBiasingForce, visits and mean force.
-      kinetic_energy: shape (): learning_rate |m|^2 / 2 of the last step, in units of value.
+      kinetic_energy: shape (): learning_rate |m|^2 / 2 of the last step, in units of value, the sum over all layers.
       energy_mean: shape (): running mean of the energy that is coupled to alpha, in units of value: value + kinetic energy, in
         the kinetic coupling the one and in that of the potential the other alone.
       energy_var: shape (): its running variance.
       skipped: shape (), int32: steps whose value or gradient was not finite.
       gradient_noise: what an estimator of the minibatch noise remembers; empty without one.
-      learning_rate: shape (): at which the momentum is thermal, the last one that was not 0.
-      noise_variance: shape (): of one variate of the last step, in units of the momentum squared.
+      learning_rate: shape (): at which the momentum is thermal, the last one that was not 0; of a `PerLayer` shape (leaves,).
+      noise_variance: shape (), or (leaves,): of one variate of the last step, in units of the momentum squared.
       noise_words: shape (2,), uint32: the bits of which that noise is made, to make it again.
       alpha_rest: shape (): the share of the last step's noise that r_alpha has not taken in yet.
       coordinates: what the preconditioner remembers; empty without one.
@@ -93,8 +94,8 @@ class Langevin:
     """The settings of a sampler, and its step in three parts, which `phase_switch` shares.
 
     Attributes:
-      learning_rate: schedule of l.
-      temperature: schedule of T.
+      learning_rate: schedule of l, or one a layer.
+      temperature: schedule of T, or one a layer.
       decay: mu, the momentum.
       integrator: the order.
       source: of the noise.
@@ -107,8 +108,8 @@ class Langevin:
       key: of the first step.
     """
 
-    learning_rate: optax.Schedule
-    temperature: optax.Schedule
+    learning_rate: Knob
+    temperature: Knob
     decay: Any
     integrator: Integrator
     source: sources.Source
@@ -130,12 +131,13 @@ class Langevin:
         # Split from a clone: the state never holds the caller's own key, which a donation would delete.
         key, theta_key, alpha_key = jax.random.split(jax.random.clone(self.key), 3)
         count = jnp.zeros((), jnp.int32)
-        learning_rate, temperature = self.hyperparameters(count, dtype)
+        learning_rate, temperature = self._hyperparameters(count, params, dtype)
         momentum = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=momentum_dtype_of(p, self.momentum_dtype)), params)
         if self.stationary_start:
             scale = integrators.stationary_scale(learning_rate, temperature)
             noise = sources.draw(theta_key, momentum, sources.gaussian, shards.specs_in_scope(self.param_specs))
-            momentum = jax.tree.map(lambda m, e: m - scale.astype(m.dtype) * e.astype(m.dtype), momentum, noise)
+            kick = lambda m, e, s: m - s.astype(m.dtype) * e.astype(m.dtype)
+            momentum = jax.tree.map(kick, momentum, noise, each(scale, momentum))
         alpha, coordinates = self.alpha.init(alpha_key, dtype), self.preconditioner.init(params, self.param_specs)
         # Every scalar is a buffer of its own: one buffer in two fields could not be donated.
         return CTLDState(
@@ -152,7 +154,7 @@ class Langevin:
             skipped=jnp.zeros((), jnp.int32),
             gradient_noise=() if self.gradient_noise is None else self.gradient_noise.init(params, dtype, coordinates),
             learning_rate=jnp.copy(learning_rate),  # under `inject_hyperparams` it may be an array of the caller's
-            noise_variance=jnp.zeros((), dtype),
+            noise_variance=jnp.zeros(jnp.broadcast_shapes(learning_rate.shape, temperature.shape), dtype),
             noise_words=jnp.zeros((2,), jnp.uint32),
             alpha_rest=alpha.rest,
             coordinates=coordinates,
@@ -176,7 +178,7 @@ class Langevin:
 
     def thermal_factor(self, state: CTLDState) -> jax.Array:
         """What keeps the last momentum thermal at this step's learning rate and, if need be, at alpha's temperature."""
-        learning_rate, temperature = self.hyperparameters(state.count, state.alpha.dtype)
+        learning_rate, temperature = self.hyperparameters(state)
         factor = integrators.thermal_factor(state.learning_rate, learning_rate, temperature)
         if self.alpha.coupling.heats_momenta:
             return factor
@@ -189,18 +191,18 @@ class Langevin:
 
     def accelerate(self, grads: optax.Updates, momentum: optax.Updates, kept: Any) -> optax.Updates:
         """The gradient's kick."""
-        return jax.tree.map(lambda g, m: integrators.kick(g, m, kept), grads, momentum)
+        return jax.tree.map(integrators.kick, grads, momentum, each(kept, momentum))
 
     def thermalize(self, state: CTLDState, value: Any, grads: optax.Updates) -> CTLDState:
         """Adds the noise to `state.momentum`, which has taken in `grads`, in its coordinates; then the energy moves alpha."""
-        learning_rate, temperature = self.hyperparameters(state.count, state.alpha.dtype)
+        learning_rate, temperature = self.hyperparameters(state)
         value = _scalar(value if self.alpha.coupling.needs_value else None, state.alpha.dtype)
         key, theta_key, alpha_key = jax.random.split(state.key, 3)
 
         words = sources.words_of(theta_key)
         due = self._noise_due(state, value, grads)
         momentum = self._refresh(state, due, words)
-        squares, momentum = self._mended(momentum, state.alpha.dtype)
+        squares, momentum = self._mended(momentum, learning_rate)
         kinetic_energy = integrators.kinetic_energy(learning_rate, squares)
         alpha = self.alpha.step(
             _alpha_of(state),
@@ -211,7 +213,7 @@ class Langevin:
             value_variance=due.of_value,
         )
 
-        good = jnp.isfinite(value) & jnp.isfinite(squares) & alpha.is_finite
+        good = jnp.isfinite(value) & jnp.all(jnp.isfinite(squares)) & alpha.is_finite
         return _with_alpha(state, alpha, good)._replace(
             count=optax.safe_increment(state.count),
             momentum=momentum,
@@ -239,23 +241,27 @@ class Langevin:
         Its rounding to narrow `params`, if given, is unbiased. `key`, needed then, is only read, and may be one that a state
         holds.
         """
-        step = -1 * jnp.asarray(self.learning_rate(count)) * drift
-        updates = jax.tree.map(lambda m: step.astype(m.dtype) * m, momentum)
+        step = -1 * layers.at(self.learning_rate, count, momentum) * drift
+        updates = jax.tree.map(lambda m, s: s.astype(m.dtype) * m, momentum, each(step, momentum))
         return rounding.cast_updates(updates, like, params, key, self.param_specs)
 
-    def hyperparameters(self, count: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
-        """Learning rate and temperature of a step, the latter not below 0."""
-        temperature = jnp.asarray(self.temperature(count), dtype)
-        return jnp.asarray(self.learning_rate(count), dtype), jnp.maximum(temperature, 0.0)
+    def hyperparameters(self, state: CTLDState) -> tuple[jax.Array, jax.Array]:
+        """Learning rate and temperature of a step, the latter not below 0: of shape (), or a number for each leaf."""
+        return self._hyperparameters(state.count, state.momentum, state.alpha.dtype)
+
+    def _hyperparameters(self, count: jax.Array, like: Any, dtype: Any) -> tuple[jax.Array, jax.Array]:
+        temperature = layers.at(self.temperature, count, like, dtype)
+        return layers.at(self.learning_rate, count, like, dtype), jnp.maximum(temperature, 0.0)
 
     def _observed(self, state: CTLDState, grads: optax.Updates) -> Observed:
         """What the preconditioner makes of the gradient: the coordinates of this step, and the last momentum in them."""
-        _, temperature = self.hyperparameters(state.count, state.alpha.dtype)
-        return self.preconditioner.observe(state.coordinates, state.momentum, grads, temperature, self.param_specs)
+        _, temperature = self.hyperparameters(state)
+        hottest = jnp.max(temperature)
+        return self.preconditioner.observe(state.coordinates, state.momentum, grads, hottest, self.param_specs)
 
     def _noise_due(self, state: CTLDState, value: jax.Array, grads: optax.Updates) -> "_Due":
         """What this step injects of a fresh variate and of the last one, beside what the minibatches have brought."""
-        learning_rate, temperature = self.hyperparameters(state.count, state.alpha.dtype)
+        learning_rate, temperature = self.hyperparameters(state)
         variance = integrators.noise_variance(learning_rate, temperature, state.beta, self.decay)
         estimate, last, now, of_value = state.gradient_noise, 0.0, 0.0, None
         if self.gradient_noise is not None:
@@ -282,13 +288,20 @@ class Langevin:
 
         return jax.tree.map(refresh, state.momentum, noise, *due.scales)
 
-    def _mended(self, momentum: optax.Updates, dtype: Any) -> tuple[jax.Array, optax.Updates]:
-        """|m|^2, and the momentum with zeros in the place of entries that are not finite; |m|^2 is then infinite."""
+    def _mended(self, momentum: optax.Updates, learning_rate: jax.Array) -> tuple[jax.Array, optax.Updates]:
+        """|m|^2, and the momentum with zeros in the place of entries that are not finite; |m|^2 is then infinite.
+
+        |m|^2 is of all leaves, or where each has a learning rate of its own, of each.
+        """
+        dtype, spec_of = learning_rate.dtype, shards.spec_leaves(self.param_specs, momentum)
         sums = [jnp.sum(jnp.square(m.astype(dtype))) for m in jax.tree.leaves(momentum)]
-        squares = shards.sum_over_shards(sums, shards.spec_leaves(self.param_specs, momentum), dtype)
+        if learning_rate.ndim:
+            squares = jnp.asarray(shards.leaf_sums_over_shards(sums, spec_of), dtype)
+        else:
+            squares = shards.sum_over_shards(sums, spec_of, dtype)
         # The sum tells whether an entry is bad without another pass over memory. It goes through the change too, or XLA would
         # repeat the additions of all leaves in each of the scalar kernels that use it.
-        return change_if(jnp.logical_not(jnp.isfinite(squares)), _mend, (squares, momentum))
+        return change_if(~jnp.all(jnp.isfinite(squares)), _mend, (squares, momentum))
 
 
 class LangevinTransformation(optax.GradientTransformationExtraArgs):

@@ -37,6 +37,7 @@ import numpy as np
 from ctld_optax._arrays import shards
 from ctld_optax._arrays.dtypes import at_least_float32
 from ctld_optax._checked import check_fields
+from ctld_optax._dynamics.layers import each
 from ctld_optax._dynamics.preconditioner import Memory, Natural
 from ctld_optax._validate import check_range, check_values
 
@@ -217,18 +218,19 @@ def _check_variances(name: str, variances: Any) -> None:
 def remaining(variance: jax.Array, brought: Any, like: Any, share: Any) -> Any:
     """The scale of the noise still to inject, share sqrt(max(0, variance - brought)): a pytree like `like`.
 
+    `variance` and `share` are numbers, or one for each leaf.
+
     Raises:
       ValueError: if `brought` is a pytree of another structure.
     """
     structure, given = jax.tree.structure(like), jax.tree.structure(brought)
     # In the dtype of the scalars: a variance given in bfloat16 would round what is left.
-    scale = lambda b: share * jnp.sqrt(jnp.maximum(variance - jnp.asarray(b).astype(variance.dtype), 0.0))
+    scale = lambda b, v, s: s * jnp.sqrt(jnp.maximum(v - jnp.asarray(b).astype(variance.dtype), 0.0))
     if given == structure:
-        return jax.tree.map(scale, brought)
+        return jax.tree.map(scale, brought, each(variance, like), each(share, like))
     if not jax.tree_util.treedef_is_leaf(given):
         raise ValueError(
             f"gradient_noise must be a number or a pytree like the parameters, {structure}; got {given}. Write, for example, "
             "jax.tree.map(lambda p: variance_of(p), params)."
         )
-    one = scale(brought)
-    return jax.tree.map(lambda _: one, like)
+    return each(scale(brought, variance, share), like)

@@ -11,12 +11,13 @@ from ctld_optax._checked import checked
 from ctld_optax._ctld import ctld
 from ctld_optax._dynamics.integrators import IntegratorName
 from ctld_optax._dynamics.langevin import LangevinTransformation
+from ctld_optax._dynamics.layers import PerLayer
 
 
 @checked()
 def sghmc(
-    learning_rate: optax.ScalarOrSchedule,
-    temperature: optax.ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule | PerLayer,
+    temperature: optax.ScalarOrSchedule | PerLayer,
     momentum: ArrayLike = 0.9,
     *,
     key: int | jax.Array,

@@ -9,13 +9,14 @@ from ctld_optax._arrays import noise as sources
 from ctld_optax._checked import checked
 from ctld_optax._dynamics.integrators import IntegratorName
 from ctld_optax._dynamics.langevin import LangevinTransformation
+from ctld_optax._dynamics.layers import PerLayer
 from ctld_optax.baselines._sghmc import sghmc
 
 
 @checked()
 def sgld(
-    learning_rate: optax.ScalarOrSchedule,
-    temperature: optax.ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule | PerLayer,
+    temperature: optax.ScalarOrSchedule | PerLayer,
     *,
     key: int | jax.Array,
     noise: sources.SourceName = "irwin_hall",
@@ -40,8 +41,8 @@ def sgld(
     is the last noised gradient. This costs a buffer, and nothing else.
 
     Args:
-      learning_rate: > 0, or a schedule of the step count.
-      temperature: k_B T >= 0 in units of `value`, or a schedule: 1/N for the posterior of N independent examples from a mean
+      learning_rate: > 0, or a schedule of the step count, or a :class:`~ctld_optax.PerLayer`.
+      temperature: k_B T >= 0 in units of `value`, or likewise: 1/N for the posterior of N independent examples from a mean
         loss.
       key: an int or one key, as in :func:`ctld_optax.ctld`.
       noise: as in :func:`ctld_optax.ctld`.

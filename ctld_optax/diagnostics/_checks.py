@@ -42,6 +42,8 @@ def momenta(run: Run) -> Finding | str | None:
     """Is the kinetic energy in the window what the noise makes it?"""
     if not run.is_known or run.num_params is None:
         return "the kinetic temperature: it needs sampler and num_params."
+    if not run.has_temperature:
+        return "the kinetic temperature: it needs one temperature for all layers."
     base = np.broadcast_to(run.temperature, run.rows.alpha.shape)
     rows = run.in_window & (base > 0.0)
     if rows.sum() < FEW:
@@ -90,7 +92,7 @@ def loss(run: Run) -> Finding | str | None:
     error = np.hypot(minibatch / np.sqrt(early.size), late.std() / np.sqrt(effective_size(late[None])))
     if end < 0.98 * start or end - 0.9 * start < SIGMAS * error:
         return None
-    heat = 0.5 * (run.num_params or 0) * float(run.temperature.mean()) if run.is_known else 0.0
+    heat = 0.5 * (run.num_params or 0) * float(run.temperature.mean()) if run.has_temperature else 0.0
     says = f"the loss began with {start:.3g} and is {end:.3g} at the base temperature"
     figures = {"start": start, "end": end, "heat": heat}
     if run.num_params and heat > start:

@@ -91,7 +91,7 @@ def of_samples(samples: Any, run: Run) -> Draws | None:
     chosen = lambda array: np.stack([chain[rows][:fewest] for chain, rows in zip(array, cold, strict=True)])
     stats = {} if run.value is None else {"lp": -chosen(run.value)}
     pair = cold[:, 1:] & cold[:, :-1]
-    if run.value is not None and run.stride == 1.0 and pair.any() and _has_rows(run.grads, samples):
+    if run.value is not None and run.has_temperature and run.stride == 1.0 and pair.any() and _has_rows(run.grads, samples):
         # What the trapezoid rule leaves of each step, in k_B T.
         moved = run.value[:, 1:] - run.value[:, :-1]
         for name, grad in _rows("grads", run.grads, run).items():

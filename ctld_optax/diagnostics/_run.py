@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctld_optax._ctld import ctld
+from ctld_optax._dynamics import layers
 from ctld_optax._dynamics.coupling import Hamiltonian
 from ctld_optax._dynamics.langevin import LangevinTransformation
+from ctld_optax._dynamics.layers import Layers
 from ctld_optax._validate import as_numbers, check_count, check_range
 from ctld_optax.diagnostics._snapshot import Snapshot
 
@@ -98,10 +100,15 @@ class Run:
         self.figures: dict[str, float] = {"steps": self.steps, "runs": float(self.replicas)}
 
     @property
+    def has_temperature(self) -> bool:
+        """Whether a base temperature is known, one for all layers."""
+        return self.is_known and not isinstance(self.kernel.temperature, Layers)
+
+    @property
     def temperature(self) -> np.ndarray:
         """The base temperature of each row, shape (rows,)."""
         steps = jnp.asarray(np.maximum(self.count - 1, 0), jnp.int32)
-        return np.asarray(jax.vmap(lambda step: jnp.asarray(self.kernel.temperature(step), jnp.float32))(steps), np.float64)
+        return np.asarray(jax.vmap(lambda step: layers.at(self.kernel.temperature, step, (), jnp.float32))(steps), np.float64)
 
     @property
     def in_window(self) -> np.ndarray:

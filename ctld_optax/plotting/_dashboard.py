@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from ctld_optax import diagnostics
 from ctld_optax._checked import checked
 from ctld_optax._dynamics.langevin import LangevinTransformation
+from ctld_optax._dynamics.layers import Layers
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._validate import as_numbers
 from ctld_optax.plotting import _pictures as pictures
@@ -145,9 +146,12 @@ def _kinetic(
 ) -> None:
     if sampler is None or num_params is None:
         return _missing(ax, "sampler and num_params=")
+    knob = sampler.kernel.temperature
+    if isinstance(knob, Layers):
+        return _missing(ax, "one temperature for all layers")
     last = jax.tree.map(lambda row: row[-STRETCH:], rows)
     # With a schedule, the temperature of the stretch's end.
-    temperature = float(np.asarray(sampler.kernel.temperature(np.maximum(last.count[-1] - 1, 0))))
+    temperature = float(np.asarray(knob(np.maximum(last.count[-1] - 1, 0))))
     if temperature <= 0.0:
         return _missing(ax, "a temperature above 0")
     pictures.kinetic_temperature(

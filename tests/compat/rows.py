@@ -51,6 +51,19 @@ def accumulated(learning_rate: Any, temperature: Any, key: Any):
     return ctld_optax.accumulate(ctld_optax.ctld(learning_rate, temperature, key=key), 1)
 
 
+def per_layer(learning_rate: Any, temperature: Any, key: Any):
+    """Weights at twice the learning rate and three times the temperature of the rest."""
+
+    def times(factor: float, knob: Any) -> Any:
+        return (lambda count: factor * knob(count)) if callable(knob) else factor * knob
+
+    return ctld_optax.ctld(
+        ctld_optax.PerLayer(lambda name: times(2.0, learning_rate) if "w" in name else learning_rate),
+        ctld_optax.PerLayer(lambda name: times(3.0, temperature) if "w" in name else temperature),
+        key=key,
+    )
+
+
 BASE = {"learning_rate": 1e-2, "temperature": 1e-3, "key": 0}
 EXACT = {"coupling": "hamiltonian", "confinement": "force"}
 WITHOUT_LOSS = {"coupling": "kinetic"}
@@ -66,6 +79,7 @@ ROWS = (
     Row("posterior_sampler, in a metric", ctld_optax.posterior_sampler, BASE | {"preconditioner": ctld_optax.FixedMetric(2.0)}),
     Row("ctld, in SecondMoment", ctld_optax.ctld, BASE | {"preconditioner": ctld_optax.SecondMoment()}),
     Row("ctld, in LayerScale", ctld_optax.ctld, BASE | {"preconditioner": ctld_optax.LayerScale()}),
+    Row("ctld, per layer", per_layer, BASE),
     Row("ctld, estimated gradient noise", ctld_optax.ctld, BASE | {"gradient_noise": ctld_optax.RunningNoise(0.9)}),
     Row("accumulate around ctld", accumulated, BASE),
     Row("algorithm1", ctld_optax.algorithm1, BASE | {"momentum": 0.9}, refuses={"learning-rate schedule": ONE_CLOCK}),

@@ -1,7 +1,7 @@
 """Short trajectories on four devices in each way that this version of JAX has. A program: it needs devices of its own.
 
-It prints, for each way and each metric, by how much alpha and the parameters differ from those of one device. `devices.py` asks
-much more, of new versions.
+It prints, for each way and each of these settings, by how much alpha and the parameters differ from those of one device.
+`devices.py` asks much more, of new versions.
 """
 
 import json
@@ -21,18 +21,22 @@ import ctld_optax
 
 SPECS = {"w": P("shards", None), "b": P()}
 PARAMS = {"w": jnp.linspace(0.0, 1.0, 48).reshape(8, 6), "b": jnp.ones(3)}
-METRICS = {
-    "FixedMetric": ctld_optax.FixedMetric({"w": 1.0 + jnp.arange(8.0)[:, None], "b": 2.0}),  # of the whole array
-    "SecondMoment": ctld_optax.SecondMoment(decay=0.9),
-    "LayerScale": ctld_optax.LayerScale(decay=0.9),
+METRIC = ctld_optax.FixedMetric({"w": 1.0 + jnp.arange(8.0)[:, None], "b": 2.0})  # of the whole array
+SETTINGS = {
+    "FixedMetric": {"preconditioner": METRIC},
+    "SecondMoment": {"preconditioner": ctld_optax.SecondMoment(decay=0.9)},
+    "LayerScale": {"preconditioner": ctld_optax.LayerScale(decay=0.9)},
+    "PerLayer": {
+        "learning_rate": ctld_optax.PerLayer({"w": 0.1, "b": 0.05}),
+        "temperature": ctld_optax.PerLayer({"w": 0.01, "b": 0.03}),
+    },
 }
 
 
-def sampler(specs=None, metric=None):
+def sampler(specs=None, **settings):
     # Alpha moves fast enough to feel the energy.
-    return ctld_optax.ctld(
-        0.05, 0.01, key=3, alpha_step_size=0.1, initial_momentum="stationary", param_specs=specs, preconditioner=metric
-    )
+    common = {"learning_rate": 0.05, "temperature": 0.01, "alpha_step_size": 0.1, "initial_momentum": "stationary"}
+    return ctld_optax.ctld(**common | settings, key=3, param_specs=specs)
 
 
 def run(tx, total):
@@ -49,14 +53,14 @@ def run(tx, total):
     return steps
 
 
-def in_shard_map(mesh, state, metric=None):
+def in_shard_map(mesh, state, **settings):
     """The steps inside `jax.shard_map`, or the one of older JAX, which cannot check the types of a loop."""
 
     def spec(path, leaf):
         return SPECS["w"] if jax.tree_util.keystr(path).endswith("['w']") and leaf.ndim else P()
 
     specs = jax.tree_util.tree_map_with_path(spec, state)
-    steps = run(sampler(SPECS, metric), lambda sums: jax.lax.psum(sums["w"], "shards") + sums["b"])
+    steps = run(sampler(SPECS, **settings), lambda sums: jax.lax.psum(sums["w"], "shards") + sums["b"])
     how = {"mesh": mesh, "in_specs": (SPECS, specs), "out_specs": (SPECS, P())}
     if hasattr(jax, "shard_map"):
         return jax.shard_map(steps, **how)
@@ -69,11 +73,11 @@ def placed(mesh):
     return jax.tree.map(lambda p, spec: jax.device_put(p, NamedSharding(mesh, spec)), PARAMS, SPECS)
 
 
-def begun_in_shard_map(mesh, metric):
+def begun_in_shard_map(mesh):
     """The scale that `init` makes of a block, put together again."""
 
     def scale(params):
-        return sampler(SPECS, metric).init(params).coordinates.scale
+        return sampler(SPECS, preconditioner=METRIC).init(params).coordinates.scale
 
     how = {"mesh": mesh, "in_specs": (SPECS,), "out_specs": SPECS}
     if hasattr(jax, "shard_map"):
@@ -105,13 +109,13 @@ def main():
     assert all(len(params["w"].sharding.device_set) == 4 for params, _ in found.values())
     errors = {way: distances(each, alone) for way, each in found.items()}
     mesh = Mesh(np.array(jax.devices()), ("shards",))
-    for name, metric in METRICS.items():
-        alone_in_it = jax.jit(run(sampler(metric=metric), whole))(PARAMS, sampler(metric=metric).init(PARAMS))
-        state = sampler(SPECS, metric).init(PARAMS)
-        errors[f"shard_map, {name}"] = distances(jax.jit(in_shard_map(mesh, state, metric))(placed(mesh), state), alone_in_it)
-        assert max(distances(alone_in_it, alone)) > 1e-2  # the metric did something
-    metric = METRICS["FixedMetric"]
-    scales = jax.jit(begun_in_shard_map(mesh, metric))(placed(mesh)), metric.init(PARAMS).scale
+    for name, settings in SETTINGS.items():
+        alone_in_it = jax.jit(run(sampler(**settings), whole))(PARAMS, sampler(**settings).init(PARAMS))
+        state = sampler(SPECS, **settings).init(PARAMS)
+        cut = jax.jit(in_shard_map(mesh, state, **settings))(placed(mesh), state)
+        errors[f"shard_map, {name}"] = distances(cut, alone_in_it)
+        assert max(distances(alone_in_it, alone)) > 1e-2  # it did something
+    scales = jax.jit(begun_in_shard_map(mesh))(placed(mesh)), METRIC.init(PARAMS).scale
     errors["init in shard_map, FixedMetric"] = distances(*scales)
     print(json.dumps({"errors": errors, "range of alpha": float(np.ptp(alone[1]))}))
 

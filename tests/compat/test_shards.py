@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from .shards import METRICS
+from .shards import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,8 +25,8 @@ def found():
 
 def test_every_way_gives_the_trajectory_of_one_device(found):
     # Sums over shards are in another order: measured 2e-7 of numbers about 1, after 60 steps.
-    metrics = {*(f"shard_map, {name}" for name in METRICS), "init in shard_map, FixedMetric"}
-    assert set(found["errors"]) == {"auto", "shard_map", *(["explicit"] if hasattr(jax, "typeof") else []), *metrics}
+    settings = {*(f"shard_map, {name}" for name in SETTINGS), "init in shard_map, FixedMetric"}
+    assert set(found["errors"]) == {"auto", "shard_map", *(["explicit"] if hasattr(jax, "typeof") else []), *settings}
     assert max(map(max, found["errors"].values())) < 1e-5
 
 

@@ -189,7 +189,7 @@ class MomentaLeftAlone(Langevin):
     """Not scaled where beta changes."""
 
     def thermal_factor(self, state):
-        rates = self.hyperparameters(state.count, state.alpha.dtype)
+        rates = self.hyperparameters(state)
         return integrators.thermal_factor(state.learning_rate, *rates)
 
 
