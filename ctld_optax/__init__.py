@@ -22,6 +22,7 @@ from ctld_optax._dynamics.minibatch import KnownNoise as KnownNoise
 from ctld_optax._dynamics.minibatch import RunningNoise as RunningNoise
 from ctld_optax._dynamics.preconditioner import FixedMetric as FixedMetric
 from ctld_optax._dynamics.preconditioner import metric_from_hessian as metric_from_hessian
+from ctld_optax._dynamics.prior import Prior as Prior
 from ctld_optax._dynamics.second_moment import LayerScale as LayerScale
 from ctld_optax._dynamics.second_moment import SecondMoment as SecondMoment
 from ctld_optax._dynamics.tempering import GeometricTempering as GeometricTempering

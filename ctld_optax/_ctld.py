@@ -20,6 +20,7 @@ from ctld_optax._dynamics.layers import Layers, PerLayer, as_knob
 from ctld_optax._dynamics.metadynamics import Metadynamics
 from ctld_optax._dynamics.minibatch import as_gradient_noise
 from ctld_optax._dynamics.preconditioner import FixedMetric, Unpreconditioned
+from ctld_optax._dynamics.prior import Prior
 from ctld_optax._dynamics.second_moment import LayerScale, SecondMoment
 from ctld_optax._dynamics.tempering import PolynomialTempering
 from ctld_optax._dynamics.walls import ForceWall, ReflectingWall, Walls
@@ -46,6 +47,7 @@ def ctld(
     param_specs: Any = None,
     gradient_noise: Any = None,
     preconditioner: FixedMetric | SecondMoment | LayerScale | None = None,
+    prior: Prior | None = None,
 ) -> LangevinTransformation:
     r"""Continuously tempered Langevin dynamics: `optax.sgd(learning_rate, momentum)` that samples.
 
@@ -124,6 +126,8 @@ def ctld(
         :class:`~ctld_optax.SecondMoment`, whose learning rate reads like Adam's, or a :class:`~ctld_optax.LayerScale`; for
         posteriors a :class:`~ctld_optax.FixedMetric`, of which :func:`~ctld_optax.metric_from_hessian` makes one. None: unit
         mass. Beside `param_specs` not a matrix.
+      prior: a :class:`~ctld_optax.Prior`, where `value` and the gradients are those of the loss alone: what weight decay means
+        in this phase. None: none.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`. `update(grads, state, params, value=loss)` needs
@@ -136,7 +140,8 @@ def ctld(
     Raises:
       TypeError: if `value` is missing or not real, or a parameter is not of a real floating-point dtype.
       ValueError: for a number out of range (Python numbers only; traced hyperparameters are not checked), an unknown
-        option, a `value` that is not a scalar, or a temperature per layer beside a coupling that samples exactly.
+        option, a `value` that is not a scalar, no `params` beside a `prior`, or a temperature per layer beside a coupling that
+        samples exactly.
 
     Source: Ye, Zhu and Mantiuk, NIPS 2017, Eq. 4-14 and Algorithm 1; Leimkuhler and Matthews, AMRX 2013, for BAOAB.
 
@@ -154,6 +159,11 @@ def ctld(
     check_range("alpha_momentum", alpha_momentum, minimum=0.0, maximum=1.0, maximum_open=True)
     check_dtype("momentum_dtype", momentum_dtype)
     check_specs("param_specs", param_specs)
+    if prior is not None and callable(prior.weight_decay) and param_specs is not None:
+        raise ValueError(
+            "prior must have a number as weight_decay beside param_specs: a function would see one shard. Or add its value and "
+            "its gradient to those of the loss."
+        )
 
     walls: Walls | None = None
     if tempering is not None:
@@ -186,6 +196,7 @@ def ctld(
             ),
             gradient_noise=as_gradient_noise(gradient_noise),
             preconditioner=preconditioner or Unpreconditioned(),
+            prior=prior,
             stationary_start=initial_momentum == "stationary",
             momentum_dtype=momentum_dtype,
             param_specs=param_specs,

@@ -93,10 +93,11 @@ def phase_switch(
 
     What it costs: onto heavy-ball SGD (an optimizer whose first link is `optax.trace`, like `optax.sgd(..., momentum=...)`)
     there is one momentum buffer, the optimizer's own, in the sampler's `momentum_dtype`, and a step after the switch is
-    SGD's. Other pairs hold both states, of which each is changed in place in its own phase and none is copied. While it samples
-    a step costs what the sampler's does, and after the switch the optimizer's, where the updates are arithmetic on the entries
-    of the new state: those of a sampler, Adam, AdamW, NAdam, RMSprop, Nesterov's method. Those of Lion, LAMB or Muon, or of
-    bfloat16 parameters, need a copy of the gradients as well, which can take longer than the step.
+    SGD's; not so from a sampler with a `preconditioner` or a `prior`. Other pairs hold both states, of which each is changed in
+    place in its own phase and none is copied. While it samples a step costs what the sampler's does, and after the switch the
+    optimizer's, where the updates are arithmetic on the entries of the new state: those of a sampler, Adam, AdamW, NAdam,
+    RMSprop, Nesterov's method. Those of Lion, LAMB or Muon, or of bfloat16 parameters, need a copy of the gradients as well,
+    which can take longer than the step.
 
     Args:
       sampler: usually :func:`ctld_optax.ctld`.
@@ -130,7 +131,8 @@ def phase_switch(
     if handover is not None:
         check_handover(handover)
     kernel = getattr(sampler, "kernel", None)
-    is_shareable = kernel is not None and isinstance(kernel.preconditioner, Unpreconditioned) and handover is None
+    is_plain = kernel is not None and isinstance(kernel.preconditioner, Unpreconditioned) and kernel.prior is None
+    is_shareable = is_plain and handover is None
     decay = heavy_ball_decay(optimizer) if is_shareable else None
     if kernel is not None and decay is not None:
         return _with_shared_momentum(sampler, kernel, optimizer, decay, sampling_steps)

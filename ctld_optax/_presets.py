@@ -15,6 +15,7 @@ from ctld_optax._dynamics.langevin import LangevinTransformation
 from ctld_optax._dynamics.layers import PerLayer
 from ctld_optax._dynamics.metadynamics import Metadynamics
 from ctld_optax._dynamics.preconditioner import FixedMetric
+from ctld_optax._dynamics.prior import Prior
 from ctld_optax._dynamics.second_moment import LayerScale, SecondMoment
 from ctld_optax._dynamics.tempering import GeometricTempering, PolynomialTempering
 from ctld_optax._validate import check_range
@@ -39,6 +40,7 @@ def posterior_sampler(
     param_specs: Any = None,
     gradient_noise: Any = None,
     preconditioner: FixedMetric | SecondMoment | LayerScale | None = None,
+    prior: Prior | None = None,
 ) -> LangevinTransformation:
     r"""The settings of :func:`ctld_optax.ctld` that sample exactly, when samples are wanted rather than an optimum.
 
@@ -74,6 +76,7 @@ def posterior_sampler(
       gradient_noise: likewise.
       preconditioner: likewise; the learning rate is then in its units, where 0.1 is a good choice (of `SecondMoment` and
         `LayerScale` with power=1).
+      prior: likewise; `cold=True` for one that tempering leaves alone.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`CTLDState`.
@@ -101,6 +104,7 @@ def posterior_sampler(
         param_specs=param_specs,
         gradient_noise=gradient_noise,
         preconditioner=preconditioner,
+        prior=prior,
     )
 
 

@@ -31,6 +31,11 @@ CHOICES = {
     ),
     "learning_rate": (0.01, ctld_optax.PerLayer({"w": 0.02, "b": 0.01})),
     "temperature": (0.1, ctld_optax.PerLayer(lambda name: 0.1 if name == "w" else 0.0)),
+    "prior": (
+        None,
+        ctld_optax.Prior(0.1, {"w": True, "b": False}),
+        ctld_optax.Prior(lambda p: jnp.sum(p["b"] ** 4), cold=True),
+    ),
 }
 # By number: variances of single parameters beside a matrix, or beside a metric that follows the run; more than one temperature
 # where the value is divided by it.

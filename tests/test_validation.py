@@ -88,7 +88,7 @@ def test_hyperparameters_out_of_range(name, wrong, interval):
 @pytest.mark.parametrize("name", ["learning_rate", "temperature", "momentum", "alpha_step_size", "alpha_momentum"])
 @pytest.mark.parametrize("wrong", [True, np.True_, "0.1", b"1", None, 0.1j, [0.1], (0.1,), {"lr": 0.1}])
 def test_hyperparameters_that_are_no_numbers(name, wrong):
-    with pytest.raises(TypeError, match=rf"^{name} must be a number(, | or a function, )got "):
+    with pytest.raises(TypeError, match=rf"^{name} must be a number(, |, a function or a PerLayer, )got "):
         build(**{name: wrong})
 
 

@@ -95,6 +95,7 @@ def good_arguments(folder):
         "report.samples": np.ones((64, 3)), "sampler": sampler, "optimizer": SGD, "optimizer_state": SGD.init(PARAMS),
         "sampler_state": state, "sampling_steps": 2,
         "low": 1e-3, "high": 1e-1, "steps": 5, "losses": np.ones(64), "temperatures": np.geomspace(1e-3, 1e-1, 64),
+        "rule": 0.1, "weight_decay": 0.1, "mask": {"w": True, "b": False},
         "mass": 1.0, "loss_fn": loss_fn, "initial": PARAMS, "sample.num_chains": 1, "sample.num_warmup": 250,
         "sample.num_samples": 2, "sample.bias": ctld_optax.AdaptiveBiasingForce(), "sample.momentum": 0.8,
         "sample.learning_rate": 0.1,
@@ -164,6 +165,7 @@ TREES = {
     "report.grads": (TEXTS, {"w": object()}, "text", ctld_optax.Metadynamics),
     "FixedMetric.mass": (None, "text", TEXTS, {}, True, 1j, -1.0, float("nan"), object(), ctld_optax.FixedMetric),
     "PerLayer.rule": (None, "text", TEXTS, {}, True, 1j, object(), ctld_optax.PerLayer),
+    "Prior.mask": ("text", 0.85, TEXTS, object(), {"w": 1.0}),
     "like": (HOLE, TEXTS, {"w": jnp.ones((2, 3))}, "text", None, jnp.ones(3), object()),
     "optimizer_state": ("text", TEXTS, object(), jax.nn.relu, ctld_optax.Metadynamics),
     "sampler_state": ("text", TEXTS, object(), None, 0.85, PARAMS, jax.nn.relu, ctld_optax.Metadynamics),
@@ -260,10 +262,9 @@ def swapped(arguments, function):
     for first, second in itertools.pairwise(parameters):
         pair = {first.name: arguments[second.name], second.name: arguments[first.name]}
         for parameter in (first, second):
-            ours = [
-                kind for kind in arms(parameter.annotation) if inspect.isclass(kind) and kind.__module__.startswith("ctld_")
-            ]
-            if ours and not isinstance(pair[parameter.name], tuple(ours)):
+            kinds = arms(parameter.annotation)
+            ours = [kind for kind in kinds if inspect.isclass(kind) and kind.__module__.startswith("ctld_")]
+            if ours and float not in kinds and not isinstance(pair[parameter.name], tuple(ours)):
                 yield pair
                 break
 

@@ -24,6 +24,7 @@ from ctld_optax._dynamics.integrators import Integrator
 from ctld_optax._dynamics.layers import Knob, each
 from ctld_optax._dynamics.minibatch import GradientNoise, remaining
 from ctld_optax._dynamics.preconditioner import Observed, Preconditioner
+from ctld_optax._dynamics.prior import NO_PARAMS, Prior
 from ctld_optax._validate import check_params, check_scalar_value, check_update
 
 MISSING_VALUE = """ctld needs the loss at every step: the energy drives the temperature. Pass it as `value`:
@@ -102,6 +103,7 @@ class Langevin:
       alpha: the alpha half.
       gradient_noise: what minibatches bring in noise, or None.
       preconditioner: in which coordinates.
+      prior: what is added to value and gradient, or None.
       stationary_start: whether `init` draws the momentum.
       momentum_dtype: of the momentum, or None.
       param_specs: how the parameters are cut inside `jax.shard_map`, or None.
@@ -116,6 +118,7 @@ class Langevin:
     alpha: AlphaHalf
     gradient_noise: GradientNoise | None
     preconditioner: Preconditioner
+    prior: Prior | None
     stationary_start: bool
     momentum_dtype: Any
     param_specs: Any
@@ -127,6 +130,8 @@ class Langevin:
 
     def init(self, params: optax.Params) -> CTLDState:
         check_params(params)
+        if self.prior is not None:
+            self.prior.check(params)
         dtype = scalar_dtype_of(params)
         # Split from a clone: the state never holds the caller's own key, which a donation would delete.
         key, theta_key, alpha_key = jax.random.split(jax.random.clone(self.key), 3)
@@ -165,7 +170,8 @@ class Langevin:
     ) -> tuple[optax.Updates, CTLDState]:
         """One step of Algorithm 1: the momentum, alpha, and what the parameters move by."""
         memory, coordinates, momentum = self._observed(state, grads)
-        inward = coordinates.inward(grads)
+        force, value = self._with_prior(grads, value, state, params)
+        inward = coordinates.inward(force)
         momentum = self.accelerate(inward, momentum, self.kept(state))
         new_state = self.thermalize(state._replace(momentum=momentum, coordinates=memory), value, inward)
         velocity = coordinates.outward(new_state.momentum)
@@ -252,6 +258,17 @@ class Langevin:
     def _hyperparameters(self, count: jax.Array, like: Any, dtype: Any) -> tuple[jax.Array, jax.Array]:
         temperature = layers.at(self.temperature, count, like, dtype)
         return layers.at(self.learning_rate, count, like, dtype), jnp.maximum(temperature, 0.0)
+
+    def _with_prior(self, grads: optax.Updates, value: Any, state: CTLDState, params: Any) -> tuple[optax.Updates, Any]:
+        """Gradient and value of what is sampled; the value without a prior that tempering leaves alone."""
+        if self.prior is None:
+            return grads, value
+        if params is None:
+            raise ValueError(NO_PARAMS)
+        energy, gradient = self.prior.energy_and_gradient(params, state.alpha.dtype, self.param_specs)
+        if value is not None and not self.prior.cold:
+            value = check_scalar_value(value, where="ctld").astype(energy.dtype) + energy
+        return self.prior.added(grads, gradient, state.beta), value
 
     def _observed(self, state: CTLDState, grads: optax.Updates) -> Observed:
         """What the preconditioner makes of the gradient: the coordinates of this step, and the last momentum in them."""

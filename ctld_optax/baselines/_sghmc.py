@@ -12,6 +12,7 @@ from ctld_optax._ctld import ctld
 from ctld_optax._dynamics.integrators import IntegratorName
 from ctld_optax._dynamics.langevin import LangevinTransformation
 from ctld_optax._dynamics.layers import PerLayer
+from ctld_optax._dynamics.prior import Prior
 
 
 @checked()
@@ -27,6 +28,7 @@ def sghmc(
     momentum_dtype: DTypeLike | None = None,
     param_specs: Any = None,
     gradient_noise: Any = None,
+    prior: Prior | None = None,
 ) -> LangevinTransformation:
     r"""Stochastic gradient Hamiltonian Monte Carlo: `optax.sgd(learning_rate, momentum)` at a temperature.
 
@@ -66,4 +68,5 @@ def sghmc(
         momentum_dtype=momentum_dtype,
         param_specs=param_specs,
         gradient_noise=gradient_noise,
+        prior=prior,
     )

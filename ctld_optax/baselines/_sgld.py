@@ -10,6 +10,7 @@ from ctld_optax._checked import checked
 from ctld_optax._dynamics.integrators import IntegratorName
 from ctld_optax._dynamics.langevin import LangevinTransformation
 from ctld_optax._dynamics.layers import PerLayer
+from ctld_optax._dynamics.prior import Prior
 from ctld_optax.baselines._sghmc import sghmc
 
 
@@ -23,6 +24,7 @@ def sgld(
     integrator: IntegratorName = "baoab",
     param_specs: Any = None,
     gradient_noise: Any = None,
+    prior: Prior | None = None,
 ) -> LangevinTransformation:
     r"""Stochastic gradient Langevin dynamics, first order.
 
@@ -49,6 +51,7 @@ def sgld(
       integrator: likewise.
       param_specs: as in :func:`ctld_optax.ctld`, for `jax.shard_map`.
       gradient_noise: as in :func:`ctld_optax.ctld`: what the minibatches bring in by themselves.
+      prior: as in :func:`ctld_optax.ctld`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with state :class:`ctld_optax.CTLDState`. Extra arguments, `value` among
@@ -73,4 +76,5 @@ def sgld(
         integrator=integrator,
         param_specs=param_specs,
         gradient_noise=gradient_noise,
+        prior=prior,
     )

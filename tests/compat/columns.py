@@ -264,7 +264,8 @@ def _(row: Row) -> None:
     updates = updates_with(*jax.random.split(jax.random.key(3)))
     differ(updates["first"], updates["second"])
     alone = row.make(key=jax.random.split(jax.random.key(3))[1])
-    same(updates["second"], jax.jit(alone.update)(grads["second"], alone.init(grads["second"]), value=value)[0], rtol=ROUND_OFF)
+    second = jax.jit(alone.update)(grads["second"], alone.init(params["second"]), params["second"], value=value)[0]
+    same(updates["second"], second, rtol=ROUND_OFF)
     # One key for both draws the same noise twice: the docs warn of it, and this would tell if it were no longer so.
     updates = updates_with(3, 3)
     same(updates["first"], updates["second"], rtol=ROUND_OFF)

@@ -80,6 +80,12 @@ ROWS = (
     Row("ctld, in SecondMoment", ctld_optax.ctld, BASE | {"preconditioner": ctld_optax.SecondMoment()}),
     Row("ctld, in LayerScale", ctld_optax.ctld, BASE | {"preconditioner": ctld_optax.LayerScale()}),
     Row("ctld, per layer", per_layer, BASE),
+    Row(
+        "ctld, with a prior",
+        ctld_optax.ctld,
+        BASE | {"prior": ctld_optax.Prior(0.1, cold=True)},
+        cold={"temperature": 1e-12, "prior": ctld_optax.Prior(1e-4)},
+    ),
     Row("ctld, estimated gradient noise", ctld_optax.ctld, BASE | {"gradient_noise": ctld_optax.RunningNoise(0.9)}),
     Row("accumulate around ctld", accumulated, BASE),
     Row("algorithm1", ctld_optax.algorithm1, BASE | {"momentum": 0.9}, refuses={"learning-rate schedule": ONE_CLOCK}),

@@ -30,6 +30,7 @@ SETTINGS = {
         "learning_rate": ctld_optax.PerLayer({"w": 0.1, "b": 0.05}),
         "temperature": ctld_optax.PerLayer({"w": 0.01, "b": 0.03}),
     },
+    "Prior": {"prior": ctld_optax.Prior(0.5)},
 }
 
 
