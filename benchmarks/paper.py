@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 
+from benchmarks import transformer
 from benchmarks.harness import files, standing, sweep
 from benchmarks.harness.sweep import Row
 
@@ -85,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if missing:
         sections.append(f"Not in the CSV yet: {', '.join(missing)}.\n")
     opening = f"{HEADING}\n\n{standing.text(rows, PAGE.parent / 'results')}\n"
-    page = "\n".join([opening, INTRODUCTION, *sections])
+    of_a_transformer = transformer.rows()
+    beyond = [f"{transformer.section(of_a_transformer)}\n"] if of_a_transformer else []
+    page = "\n".join([opening, *beyond, INTRODUCTION, *sections])
     files.put(options.page, page.encode(), is_own=lambda old: old.startswith(HEADING.encode()))
     print(f"Wrote {options.page} and the figures in {folder}")
 

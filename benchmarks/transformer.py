@@ -267,6 +267,9 @@ class Told:
         ours, theirs = self.losses(OURS, reading), self.losses(other, reading)
         return summary.interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
 
+    def figure(self, name: str, reading: str) -> summary.Interval:
+        return summary.interval(list(self.losses(name, reading).values()))
+
     def edges(self, name: str, reading: str) -> list[str]:
         tried = [json.loads(row.hyperparameters) for row in self.rows if (row.method, row.stage) == (name, "tune")]
         ends = {key: [f([one[key] for one in tried]) for f in (min, max)] for key in tried[0]}
@@ -297,12 +300,13 @@ def section(found: Sequence[Row]) -> str:
         [
             name,
             reading,
-            str(summary.interval(list(told.losses(name, reading).values()))),
+            str(told.figure(name, reading)),
             summary.in_words(json.loads(told.chosen[name, reading]), told.edges(name, reading)),
         ]
         for name in told.names
         for reading in READINGS
     ]
+    missing = [name for name in METHODS if name not in told.names]
     answers = [
         f"- **{reading}**: {OURS} {verdict(behind)} {other}: {behind} in loss, seed by seed."
         for reading in READINGS
@@ -321,6 +325,7 @@ def section(found: Sequence[Row]) -> str:
             introduction,
             summary.markdown(["method", "reading", "test loss", "chosen (* edge of the range)"], lines),
             *(["\n".join(answers)] if answers else []),
+            *([f"Not run yet: {', '.join(missing)}. So this does not tell the schedule from the noise."] if missing else []),
         ]
     )
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from benchmarks import ensembles, minibatches
+from benchmarks import ensembles, minibatches, transformer
 from benchmarks.harness import multimodal_run, posterior_run, summary, sweep, table
 
 WINS, LEVEL, LOSES = "wins", "level", "**loses**"
@@ -143,6 +143,23 @@ def wrong_labels(folder: pathlib.Path) -> list[Line]:
     return lines
 
 
+def transformers(folder: pathlib.Path) -> list[Line]:
+    """The loss, seed by seed, of one network and of the mean of a run, beside the better AdamW, once both have run."""
+    rows = table.read(folder / "transformer.csv", transformer.Row)
+    told = transformer.Told(rows) if rows else None
+    if told is None or told.names != list(transformer.METHODS):
+        return []
+    others = [name for name in told.names if name != transformer.OURS]
+    lines: list[Line] = []
+    for reading, what in (("point", "one network"), ("average", "the mean of a run")):
+        best = min(others, key=lambda name: told.figure(name, reading).mean)
+        behind = told.behind(best, reading)
+        verdict = WINS if behind.mean + behind.half < 0.0 else LEVEL if abs(behind.mean) <= behind.half else LOSES
+        figures = "; ".join(f"{name}: {told.figure(name, reading)} nats" for name in (transformer.OURS, best))
+        lines.append(Line(f"a transformer, {what}, beside AdamW", verdict, figures, "#a-transformer-beside-adamw"))
+    return lines
+
+
 def of_the_paper(rows: Sequence[sweep.Row], name: str, question: str, heading: str) -> list[Line]:
     """The figure on the test set at the end of the reported runs of an experiment of the paper: lower is better."""
     own = [row for row in sweep.newest(rows, name) if row.stage == "report"]
@@ -171,6 +188,7 @@ def text(rows: Sequence[sweep.Row], folder: pathlib.Path) -> str:
         many_rows,
         separated_modes,
         wrong_labels,
+        transformers,
     ]
     lines = [line for part in parts for line in part(folder)]
     lines += of_the_paper(rows, "sda", "stacked autoencoders", "#stacked-denoising-autoencoders-section-51-figure-2")
