@@ -8,7 +8,6 @@ Nothing here knows of noise, of alpha or of Optax.
 """
 
 import dataclasses
-import functools
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -107,7 +106,7 @@ class Layers:
 
         if not callable(rule):
             schedules = jax.tree_util.tree_map_with_path(lambda path, leaf: checked(compat.path_name(path, "/"), leaf), rule)
-        self.of = functools.lru_cache(maxsize=8)(of)  # a step asks several times
+        self.of = of  # kept nowhere: a rule may make numbers of a trace, which must not outlive it
 
     def at(self, count: Any, like: Any, dtype: Any) -> jax.Array:
         """The numbers of a step for the leaves of `like`; a schedule that several leaves share is evaluated once."""
