@@ -123,7 +123,8 @@ def test_a_few_steps(number):
     how = settings.pop("run")
     with compat.enable_x64(how == "x64"):
         dtype = {"x64": jnp.float64, "bfloat16": jnp.bfloat16}.get(how, jnp.float32)
-        params = {"w": jnp.linspace(-1.0, 1.0, 6, dtype=dtype).reshape(2, 3), "b": jnp.ones(3, dtype)}
+        # No gradient of 1: coarse noise of that size would keep a parameter where it is.
+        params = {"w": jnp.linspace(-1.1, 0.9, 6, dtype=dtype).reshape(2, 3), "b": jnp.full(3, 0.7, dtype)}
         tx = ctld_optax.ctld(**settings)
 
         def step(carry, _):

@@ -1,6 +1,7 @@
 """Two phases, one transformation: the switch, the hand-over, and the shared momentum."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -89,10 +90,10 @@ def optimize_by_hand(optimizer, loss, sampled, num_steps, handover=thermal):
     return history
 
 
-def assert_close(first, second):
+def assert_close(first, second, atol=1e-5):
     # The same arithmetic in two compiled programs: float32 rounding, over 14 steps.
     for a, b in zip(jax.tree.leaves(plain(first)), jax.tree.leaves(plain(second)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=atol)
 
 
 @pytest.mark.parametrize("path", ["default", "two states"])
@@ -158,7 +159,10 @@ def test_updates_and_hand_over_need_no_buffer(name, metric):
         updates, state = switched.update(grads, state, params, value=jnp.float32(0.0))
         return optax.apply_updates(params, updates), state
 
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, switched.init(params), params).compile()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a momentum that is left in its metric is told, and tested elsewhere
+        state = switched.init(params)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * params.nbytes
 
 
@@ -375,7 +379,8 @@ def test_both_paths_agree(coupling, loss, params):
     assert is_shared(shared_state)
     assert not is_shared(two_state)
     assert_close(shared, two)
-    assert_close(shared_state.optimizer, two_state.optimizer)
+    # Noise of a standard deviation of 14 has been added to the momentum, and rounds to 1e-6 of that.
+    assert_close(shared_state.optimizer, two_state.optimizer, atol=1e-4)
     assert_close(shared_state.sampler._replace(momentum=()), two_state.sampler._replace(momentum=()))
 
 
