@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ctld_optax._dynamics.langevin import CTLDState, Langevin
 from ctld_optax._dynamics.preconditioner import Coordinates, Natural
-from ctld_optax._heated import Heated
+from ctld_optax._heated import Even, Heated
 
 # A step with a larger energy error, in units of k_B T, is not taken: it has left the region where the step size makes sense.
 # Where it makes sense errors are of the order of 0.1, so that the guard costs a sample nothing.
@@ -124,7 +124,7 @@ def refreshed(state: CTLDState, key: jax.Array) -> CTLDState:
 
 
 def walk(
-    target: Target, kernel: Langevin, coordinates: Heated, chain: Chain, num_steps: int, clip: Any, offset: Any
+    target: Target, kernel: Langevin, coordinates: Even | Heated, chain: Chain, num_steps: int, clip: Any, offset: Any
 ) -> tuple[Chain, Trace]:
     """Steps of one chain.
 

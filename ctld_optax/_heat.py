@@ -31,10 +31,11 @@ from ctld_optax._chains import DIVERGENCE, Target, Trace
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
 from ctld_optax._dynamics.preconditioner import Dense, Diagonal
 from ctld_optax._dynamics.tempering import PolynomialTempering
-from ctld_optax._heated import Heated
+from ctld_optax._heated import Even, Heated
 from ctld_optax._windows import WINDOW, Sampler, start, steps
 
 MOST = 10  # doublings
+LOWEST = 1e-3  # log of the hottest temperature, at least: a ladder has two ends
 WALKERS = 8  # at least so many climb
 FORGOTTEN = 0.5
 AGREED = 1.3
@@ -100,7 +101,7 @@ def explored(
     walkers = jnp.tile(positions, (math.ceil(WALKERS / count), 1))
     spent, largest = 0, metric.learning_rate
     doublings = MOST if hottest is None else max(1, math.ceil(math.log2(hottest) - 1e-6))
-    rung = -math.log(2.0) if hottest is None else -math.log(hottest) / doublings
+    rung = -math.log(2.0) if hottest is None else -max(math.log(hottest), LOWEST) / doublings
 
     def visit(number: int, metric: warmup.Metric, walkers: jax.Array) -> tuple[jax.Array, Level]:
         nonlocal spent
@@ -109,8 +110,7 @@ def explored(
         beta = math.exp(log_beta)
         chains = start(target, sampler, metric.learning_rate, walkers, visit_key, beta)
         # Metrics here are of the tempered density itself, which its momentum, of the temperature 1/beta, is not.
-        coordinates = Heated.evenly(metric.coordinates, walkers[0])
-        coordinates = coordinates._replace(widths=coordinates.widths + 0.5 * log_beta)
+        coordinates = Even(metric.coordinates, math.sqrt(beta))
         chains, window = steps(target, sampler, coordinates, metric.learning_rate, chains, warmup.CLIP)
         after, _ = warmup.refined(metric, window, largest)
         energy, spread, disagreement = (float(x) for x in _shown(window.heated, window.position, jnp.asarray(beta)))

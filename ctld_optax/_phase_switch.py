@@ -247,9 +247,9 @@ def _with_shared_momentum(
         extra_args |= {} if value is None else {"value": value}
         trace, *rest = state.optimizer
         check_update(updates, params, trace.trace)
-        check_state(kernel, state.sampler._replace(momentum=trace.trace))
-        sampling = _is_sampling(state, sampling_steps)
         before = state.sampler._replace(momentum=trace.trace)
+        check_state(kernel, before)
+        sampling = _is_sampling(state, sampling_steps)
 
         # This kind treats every leaf alike: one is enough, and compiles fast.
         rates = learning_rates(optimizer, jnp.zeros(()), **extra_args)

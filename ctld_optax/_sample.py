@@ -21,7 +21,7 @@ from ctld_optax._checked import checked
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
 from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.tempering import GeometricTempering, PolynomialTempering
-from ctld_optax._heated import Heated
+from ctld_optax._heated import Even
 from ctld_optax._validate import as_key, check_arrays, check_count, check_params, check_range
 from ctld_optax._windows import CHAINS, WINDOW, Sampler, batch_steps, start, start_batches, steps
 from ctld_optax.diagnostics._trajectory import round_trips
@@ -259,7 +259,7 @@ def _warmed(target: Target, found: warmup.Found, cold: Sampler, num_windows: int
     for number in range(num_windows):
         next(calls)
         chains = start(target, cold, metric.learning_rate, positions, jax.random.fold_in(key, number))
-        coordinates = Heated.evenly(metric.coordinates, positions[0])
+        coordinates = Even(metric.coordinates)
         chains, window = steps(target, cold, coordinates, metric.learning_rate, chains, warmup.CLIP)
         # Not by the last window: what it leaves apart the report shall see.
         home = warmup.homes(metric, window) if number < num_windows - 1 else own
@@ -295,7 +295,7 @@ class Way(NamedTuple):
 
 def _on_all(target: Target, sampler: Sampler, warm: Warm, key: jax.Array) -> Way:
     """All rows, in every step."""
-    rate, coordinates = warm.metric.learning_rate, Heated.evenly(warm.metric.coordinates, warm.positions[0])
+    rate, coordinates = warm.metric.learning_rate, Even(warm.metric.coordinates)
     return Way(
         start(target, sampler, rate, warm.positions, key),
         lambda chains: steps(target, sampler, coordinates, rate, chains),

@@ -12,7 +12,7 @@ from ctld_optax._chains import Chain, Target, Trace, begin, walk
 from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.langevin import Langevin
 from ctld_optax._dynamics.tempering import PolynomialTempering
-from ctld_optax._heated import Heated
+from ctld_optax._heated import Even, Heated
 from ctld_optax._presets import posterior_sampler
 from ctld_optax._warmup import Metric
 
@@ -45,7 +45,7 @@ def start(
 def steps(
     target: Target,
     sampler: Sampler,
-    coordinates: Heated,
+    coordinates: Even | Heated,
     learning_rate: jax.Array,
     chains: Chain,
     clip: Any = math.inf,

@@ -90,19 +90,13 @@ def who_weighs_best() -> str:
     """A line a posterior: who errs least in the weights, and where CTLD as it comes stands."""
     lines: list[str] = []
     for problem, each in crossings().items():
-        middle = {
-            method: statistics.median(run.variation for run in runs)
-            for method, runs in each.items()
-        }
-        peers = {method: value for method, value in middle.items() if method != "CTLD"}
-        best = min(peers, key=lambda method: peers[method])
-        told = f"CTLD {middle['CTLD']:.2g}, {best} {middle[best]:.2g}"
-        apart = [
-            first
-            for first, second in (("CTLD", best), (best, "CTLD"))
-            if multimodal_run.err_less(each[first], each[second])
-        ]
-        standing = f"**{apart[0]} errs less**" if apart else f"CTLD and {best} are level"
+        found = multimodal_run.beside_the_best(each)
+        told = ", ".join(f"{name} {error:.2g}" for name, error in found.medians.items())
+        standing = (
+            f"CTLD and {found.peer} are level"
+            if found.better is None
+            else f"**{found.better} errs less**"
+        )
         standing += f" ({told})."
         trips = [
             f"{method} {statistics.median(run.round_trips for run in each[method]):.2g}"

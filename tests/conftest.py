@@ -2,6 +2,7 @@
 
 import contextlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,13 @@ from ctld_optax._arviz import arviz
 
 with contextlib.suppress(ImportError):  # the minimal install has none
     arviz("tests of samples")  # before test modules import it, in all worker processes at about the same moment
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten():
+    """What a module compiled does not stay: each program holds memory maps, of which a process may have some 65,000."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import ctld_optax
 from ctld_optax import _heat as heat
 from ctld_optax import _warmup as warmup
 from ctld_optax._chains import Target, Trace
-from ctld_optax._heated import Heated
+from ctld_optax._heated import Even, Heated
 from ctld_optax._sample import OnFlat
 from ctld_optax._windows import Sampler, start, steps
 from ctld_optax.posterior import sample
@@ -87,7 +87,7 @@ def test_each_temperature_has_its_own_metric(climbed):
         # The metric of a window is right to some 25 % (on a Gaussian better), twice that between two levels' noise.
         np.testing.assert_allclose(variance * (beta * CURVATURE + 1.0), 1.0, rtol=0.5)
     # Negative control: with the metric of the cold alone the prior's directions would be as wide as sqrt(T).
-    plain = Heated.evenly(METRIC.coordinates, jnp.zeros(4))
+    plain = Even(METRIC.coordinates)
     hottest = jnp.exp(jnp.asarray(climbed.levels[-1].log_beta))
     axes = jax.vmap(lambda z: plain.outward(z, hottest, hottest, 0.8))(jnp.eye(4))
     assert jnp.diag(TILT.T @ (axes.T @ axes) @ TILT)[3] / hottest > 50.0
@@ -110,7 +110,7 @@ def test_widths_are_linear_in_the_logarithm_between_levels():
 def test_a_step_during_which_the_temperature_changes_is_half_of_the_one_and_half_of_the_other():
     """As `Integrator.drift` has it where nothing is kept."""
     order = ctld_optax.posterior_sampler(0.1, key=0).kernel.integrator
-    coordinates = Heated.evenly(warmup.Diagonal(jnp.asarray([2.0, 3.0])), jnp.zeros(2))
+    coordinates = Even(warmup.Diagonal(jnp.asarray([2.0, 3.0])))
     beta, after = jnp.asarray(0.3), jnp.asarray(0.4)
     moved = coordinates.outward(jnp.ones(2), beta, after, 0.8)
     np.testing.assert_allclose(moved, order.drift(beta, after, 0.8) * jnp.asarray([2.0, 3.0]), rtol=1e-6)
@@ -194,13 +194,13 @@ def test_hot_prior_directions_stay_stable_and_right():
     # 64 chains of some 100 independent steps: 1.8 % of a variance; four times that.
     np.testing.assert_allclose(found, 1.0, atol=0.07)
     assert refused == 0.0
-    assert variances(Heated.evenly(METRIC.coordinates, jnp.zeros(4)))[1] > 0.1
+    assert variances(Even(METRIC.coordinates))[1] > 0.1
 
 
 def test_what_is_clipped_is_large_for_its_temperature():
     """Three times the root mean square is rare in four dimensions: at no temperature does it touch a chain at rest."""
     sampler, rate = Sampler(0.8), jnp.asarray(0.1)
-    coordinates = Heated.evenly(METRIC.coordinates, jnp.zeros(4))
+    coordinates = Even(METRIC.coordinates)
     free = Target(TARGET.heated, OnFlat(lambda _: 0.0, jnp.asarray))
     chains = start(free, sampler, rate, jnp.zeros((8, 4)), jax.random.key(0), 0.01)
     _, clipped = steps(free, sampler, coordinates, rate, chains, warmup.CLIP)

@@ -222,6 +222,16 @@ def test_a_run_that_never_cools_says_so():
         sample(loss, START, 0, tempering=hot, **SHORT)
 
 
+def test_a_strength_of_0_is_no_heat():
+    """Alpha moves all the same, and nothing is hotter."""
+    data = sample(loss, START, 0, tempering=ctld_optax.GeometricTempering(strength=0.0), **SHORT)
+    alpha, beta = data.sample_stats.alpha.values, data.sample_stats.beta.values
+    assert np.all(np.isfinite(alpha))
+    assert np.ptp(alpha) > 0.1
+    np.testing.assert_array_equal(beta, 1.0)
+    assert data.sample_stats.attrs["round_trips"] > 0
+
+
 def test_a_chain_that_ends_nowhere_is_left_for_a_good_one():
     """One of three begins where the curvature overflows: it goes where the others are."""
 

@@ -1,10 +1,12 @@
 """What is kept of a run over separated modes: for the command that makes the runs, and for the site's table."""
 
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from scipy import stats
 
+OURS = "CTLD"
 KEY = ("problem", "method", "setting", "stage", "seed")  # of a row
 
 
@@ -44,7 +46,29 @@ def reported(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
     return found
 
 
-def err_less(ones: Sequence[Row], others: Sequence[Row]) -> bool:
-    """Whether the weights of the ones are nearer to the truth than those of the others: Mann and Whitney's test, at 5 %."""
-    test: Any = stats.mannwhitneyu([row.variation for row in ones], [row.variation for row in others], alternative="less")
-    return bool(test.pvalue < 0.025)
+class Beside(NamedTuple):
+    """CTLD's weights beside those of the best peer.
+
+    Attributes:
+      peer: the one whose median error is the least.
+      medians: of both, by their names.
+      better: whose are nearer to the truth, by Mann and Whitney's test at 5 %; None if it does not tell.
+    """
+
+    peer: str
+    medians: dict[str, float]
+    better: str | None
+
+
+def beside_the_best(runs: dict[str, list[Row]]) -> Beside:
+    """Of the reported runs of one posterior."""
+    errors = {name: [row.variation for row in own] for name, own in runs.items()}
+    middle = {name: statistics.median(own) for name, own in errors.items()}
+    peer = min((name for name in middle if name != OURS), key=lambda name: middle[name])
+
+    def is_nearer(one: str, other: str) -> bool:
+        test: Any = stats.mannwhitneyu(errors[one], errors[other], alternative="less")
+        return bool(test.pvalue < 0.025)
+
+    better = OURS if is_nearer(OURS, peer) else peer if is_nearer(peer, OURS) else None
+    return Beside(peer, {name: middle[name] for name in (OURS, peer)}, better)

@@ -112,12 +112,10 @@ def separated_modes(folder: pathlib.Path) -> list[Line]:
     """The weights of the modes, a line a problem, as it comes, beside the peer that errs least, which is tuned."""
     lines: list[Line] = []
     for problem, runs in multimodal_run.reported(table.read(folder / "multimodal.csv", multimodal_run.Row)).items():
-        middle = {name: statistics.median(row.variation for row in own) for name, own in runs.items()}
-        best = min((name for name in middle if name != OURS), key=lambda name: middle[name])
-        wins, loses = (multimodal_run.err_less(runs[one], runs[two]) for one, two in ((OURS, best), (best, OURS)))
-        verdict = WINS if wins else LOSES if loses else LEVEL
+        found = multimodal_run.beside_the_best(runs)
+        verdict = LEVEL if found.better is None else WINS if found.better == OURS else LOSES
         question = f"weights of separated modes, {problem.replace('_', ' ')}, beside the best peer: total variation"
-        told = f"{OURS}: {middle[OURS]:.2g}; {best}: {middle[best]:.2g}"
+        told = "; ".join(f"{name}: {error:.2g}" for name, error in found.medians.items())
         lines.append(Line(question, verdict, told, "results/multimodal.csv"))
     return lines
 

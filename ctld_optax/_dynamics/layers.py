@@ -45,15 +45,18 @@ class PerLayer:
     looked at). A :class:`~ctld_optax.SecondMoment` or :class:`~ctld_optax.LayerScale` goes by the highest.
 
     Example:
-      >>> params = {"embedding": jnp.zeros((5, 3)), "head": {"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)}}
-      >>> rates = ctld_optax.PerLayer({"embedding": 1e-3, "head": optax.linear_schedule(1e-2, 1e-3, 1_000)})
+      >>> head = {"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)}
+      >>> params = {"embedding": jnp.zeros((5, 3)), "head": head}
+      >>> falling = optax.linear_schedule(1e-2, 1e-3, 1_000)
+      >>> rates = ctld_optax.PerLayer({"embedding": 1e-3, "head": falling})
       >>> sampler = ctld_optax.ctld(rates, 1e-5, key=0)
       >>> sampler.init(params).learning_rate  # of embedding, head/b, head/w
       Array([0.001, 0.01 , 0.01 ], dtype=float32)
-      >>> rates = ctld_optax.PerLayer(lambda name: 1e-3 if "embedding" in name else 1e-2)
-      >>> onto = optax.partition(
-      ...     {"slow": optax.sgd(1e-3, 0.9), "fast": optax.sgd(1e-2, 0.9)}, {"embedding": "slow", "head": "fast"}
-      ... )
+      >>> of_name = lambda name: 1e-3 if "embedding" in name else 1e-2
+      >>> rates = ctld_optax.PerLayer(of_name)
+      >>> optimizers = {"slow": optax.sgd(1e-3, 0.9), "fast": optax.sgd(1e-2, 0.9)}
+      >>> kinds = {"embedding": "slow", "head": "fast"}
+      >>> onto = optax.partition(optimizers, kinds)
       >>> tx = ctld_optax.phase_switch(ctld_optax.ctld(rates, 1e-5, key=0), onto, 1_000)
       >>> state = tx.init(params)
 
@@ -96,13 +99,7 @@ class Layers:
             if callable(rule):
                 paths = [compat.path_name(path, "/") for path, _ in jax.tree_util.tree_leaves_with_path(like)]
                 return [checked(path, rule(path)) for path in paths]
-            try:
-                return jax.tree.leaves(compat.broadcast(schedules, like))
-            except ValueError as error:
-                raise ValueError(
-                    f"{name} must be a PerLayer of a prefix of the parameters, {structure}; got the structure "
-                    f"{jax.tree.structure(rule)}."
-                ) from error
+            return of_prefix(schedules, like, f"{name} must be a PerLayer of a prefix of the parameters")
 
         if not callable(rule):
             schedules = jax.tree_util.tree_map_with_path(lambda path, leaf: checked(compat.path_name(path, "/"), leaf), rule)
@@ -131,6 +128,15 @@ def at(knob: Knob, count: Any, like: Any, dtype: Any = None) -> jax.Array:
     if isinstance(knob, Layers):
         return knob.at(count, like, jnp.result_type(float) if dtype is None else dtype)
     return jnp.asarray(knob(count), dtype)
+
+
+def of_prefix(prefix: Any, tree: Any, must_be: str) -> list[Any]:
+    """What a pytree prefix says of each leaf of `tree`; a `ValueError` that begins with what it must be if it is none."""
+    try:
+        return jax.tree.leaves(compat.broadcast(prefix, tree))
+    except ValueError as error:
+        structures = f"{jax.tree.structure(tree)}; got the structure {jax.tree.structure(prefix)}"
+        raise ValueError(f"{must_be}, {structures}.") from error
 
 
 def each(of_leaves: Any, like: Any) -> Any:

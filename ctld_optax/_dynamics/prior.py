@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ctld_optax._arrays import compat, shards
+from ctld_optax._arrays import shards
 from ctld_optax._arrays.dtypes import at_least_float32
 from ctld_optax._checked import check_fields
+from ctld_optax._dynamics.layers import of_prefix
 from ctld_optax._validate import check_range, check_scalar_value
 
 NO_PARAMS = "ctld needs the parameters for its prior, got None. Write tx.update(grads, state, params, value=loss)."
@@ -114,13 +115,7 @@ class Prior:
         if mask is None:
             return [True] * count
         _check_mask(mask)
-        try:
-            return jax.tree.leaves(compat.broadcast(mask, params))
-        except ValueError as error:
-            raise ValueError(
-                f"mask must have the structure of the parameters, {jax.tree.structure(params)}, or of a prefix of it; got "
-                f"{jax.tree.structure(mask)}."
-            ) from error
+        return of_prefix(mask, params, "mask must have the structure of the parameters, or of a prefix of it")
 
 
 def _check_mask(mask: Any) -> None:

@@ -13,7 +13,7 @@ import ctld_optax
 from ctld_optax import _sample
 from ctld_optax._chains import Target
 from ctld_optax._dynamics.preconditioner import Diagonal
-from ctld_optax._heated import Heated
+from ctld_optax._heated import Even
 from ctld_optax._windows import Sampler, start, steps
 from ctld_optax.posterior import sample
 from tests.laws.chains import SIGMAS, deviation
@@ -79,7 +79,7 @@ def test_a_prior_is_never_heated():
     def variance_while_hot(heated, kept):
         target = Target(_sample.OnFlat(heated, jnp.asarray), _sample.OnFlat(kept, jnp.asarray))
         sampler = Sampler(0.8, ctld_optax.PolynomialTempering(strength=0.95), None, 0.02)
-        coordinates, rate = Heated.evenly(Diagonal(jnp.ones(1)), jnp.zeros(1)), jnp.asarray(0.02)
+        coordinates, rate = Even(Diagonal(jnp.ones(1))), jnp.asarray(0.02)
         chains = start(target, sampler, rate, jnp.zeros((256, 1)), jax.random.key(0))
         seen = []
         for _ in range(16):
