@@ -1,6 +1,7 @@
 """What the tests share."""
 
 import contextlib
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,15 @@ with contextlib.suppress(ImportError):  # the minimal install has none
     arviz("tests of samples")  # before test modules import it, in all worker processes at about the same moment
 
 
-@pytest.fixture(scope="module", autouse=True)
+_tests = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
 def _forgotten():
-    """What a module compiled does not stay: each program holds memory maps, of which a process may have some 65,000."""
+    """What tests compiled does not stay: a program holds memory maps, and Linux lets a process have some 65,000."""
     yield
-    jax.clear_caches()
+    if next(_tests) % 100 == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -241,11 +241,125 @@ def neural_network() -> Problem:
     return Problem(10, 48, likelihood, prior, normal_quantile(0.0, sd), label, images)
 
 
+# Radial velocities of K2-131 by HARPS-N and by PFS: BJD - 2,457,780, m/s and their error; Dai et al., "The discovery and mass
+# measurement of a new ultra-short-period planet: K2-131b", Astronomical Journal 154, 226 (2017).
+HARPS_N = """
+    2.65615 -6682.78 3.71, 3.61632 -6710.55 5.95, 3.72195 -6698.96 8.76, 32.59115 -6672.32 4.00, 32.66810 -6672.00 4.22,
+    32.72111 -6690.31 4.63, 33.53461 -6701.27 4.12, 33.56281 -6700.71 5.34, 33.58430 -6695.97 3.67, 33.60761 -6705.87 4.23,
+    33.63498 -6694.27 5.12, 33.65657 -6699.99 5.00, 33.68168 -6696.17 10.43, 56.48220 -6675.40 7.03, 56.50805 -6665.92 7.48,
+    56.53315 -6661.90 6.03, 56.55735 -6657.92 5.08, 56.58220 -6667.00 4.72, 56.60656 -6668.85 3.97, 56.63080 -6671.00 4.38,
+    56.65503 -6671.76 5.12, 57.47474 -6707.18 5.09, 57.49701 -6709.14 6.08, 57.51966 -6714.79 4.02, 57.54103 -6704.63 5.38,
+    57.56389 -6712.95 12.03, 58.52396 -6720.53 3.27, 58.54842 -6726.57 3.42, 58.57294 -6719.73 3.34, 58.59768 -6725.33 3.72,
+    58.62169 -6712.55 4.64, 58.64668 -6713.49 4.98, 64.44051 -6700.01 4.63, 64.47029 -6700.62 4.24, 64.49442 -6697.37 4.55,
+    64.51857 -6701.16 5.18, 64.54365 -6699.62 6.26, 64.56786 -6695.05 6.64, 64.59224 -6688.51 8.83
+"""
+PFS = """
+    48.85718 -45.17 3.88, 48.87266 -36.47 4.03, 49.70652 -20.52 3.55, 49.72141 -4.58 6.07, 50.59287 17.71 3.56,
+    50.60890 23.34 3.48, 50.68486 21.34 3.51, 50.70112 19.92 3.26, 50.74201 -0.74 3.44, 50.75830 16.90 3.50,
+    50.83794 8.25 4.64, 50.85420 -4.06 4.91, 52.60032 -29.51 4.96, 52.61610 -21.56 4.11, 52.69542 -25.76 5.59,
+    53.62080 2.10 3.91, 53.63700 4.38 3.73, 53.71138 2.23 4.12, 53.72778 -1.98 4.06, 53.82991 0.55 3.54,
+    53.84582 -4.49 3.69, 68.53428 9.40 4.49, 68.55023 2.09 4.17, 68.63414 7.27 4.23, 68.65008 6.40 4.15,
+    68.70933 29.22 3.92, 68.72551 14.37 4.19, 68.75682 23.83 5.51, 68.77330 6.85 5.44, 68.79458 19.56 5.14,
+    68.81068 10.63 5.45
+"""
+
+
+def exoplanet() -> Problem:
+    """The period of K2-131b from velocities alone: three periods explain what was seen in 14 nights, d = 18.
+
+    A circular orbit, v ~ N(c_night + a cos(2 pi t / P) + b sin(2 pi t / P), sqrt(e^2 + s^2)), with an offset for each night,
+    since spots move the star's lines from night to night, as in the source. Of an ultra-short-period planet, log P ~ N(log 0.4,
+    0.3) in days; log s ~ N(0.5, 0.75), a, b ~ N(0, 10), c ~ N(0, 30) about the instrument's median, in m/s. The transits say
+    0.369 days; nights one day apart show 0.585 as well, and gaps between nights 0.421. Coordinates: log P, log s, a, b, c. A
+    grid over the first two knows everything, since the others are Gaussian given those.
+    """
+    series = [np.array([line.split() for line in one.split(",")], np.float64) for one in (HARPS_N, PFS)]
+    at, y, error = np.vstack([one - [0.0, np.median(one[:, 1]), 0.0] for one in series]).T
+    night = np.unique(np.floor(at), return_inverse=True)[1]
+    nights = night.max() + 1
+    at = at - at.mean()
+    mean = np.array([math.log(0.4), 0.5] + (2 + nights) * [0.0])
+    sd = np.array([0.3, 0.75, 10.0, 10.0] + nights * [30.0])
+    edges = np.log([1.0 / 2.54, 1.0 / 2.04])  # between the three periods
+
+    def likelihood(x: jax.Array) -> jax.Array:
+        angle = 2.0 * np.pi * at * jnp.exp(-x[0])
+        square = jnp.square(error) + jnp.exp(2.0 * x[1])
+        misfit = y - x[4:][night] - x[2] * jnp.cos(angle) - x[3] * jnp.sin(angle)
+        return 0.5 * jnp.sum(jnp.square(misfit) / square + jnp.log(square))
+
+    def exact() -> Truth:
+        periods, noises = np.linspace(mean[0] - 1.5, mean[0] + 1.5, 60_001), np.linspace(-4.0, 4.0, 41)
+        angle = 2.0 * np.pi * np.exp(-periods)[:, None] * at
+        waves = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        of_night = np.eye(nights)[night]
+        density, moments = list[np.ndarray](), list[np.ndarray]()
+        for noise in noises:
+            weight = 1.0 / (np.square(error) + np.exp(2.0 * noise))
+            # Offsets first, by their precisions; what they leave is two by two.
+            precision = weight @ of_night + 1.0 / 900.0
+            of_offsets = (weight * y) @ of_night / precision
+            both = (waves * weight) @ of_night  # (periods, 2, nights)
+            inner = np.einsum("pit,pjt,t->pij", waves, waves, weight) + np.eye(2) / 100.0
+            covariance = np.linalg.inv(inner - np.einsum("pin,pjn,n->pij", both, both, 1.0 / precision))
+            pull = waves @ (weight * y) - both @ of_offsets
+            ab = np.einsum("pij,pj->pi", covariance, pull)
+            carried = both / precision
+            c = of_offsets - np.einsum("pin,pi->pn", carried, ab)
+            c_variance = 1.0 / precision + np.einsum("pin,pij,pjn->pn", carried, covariance, carried)
+            log_density = 0.5 * (np.linalg.slogdet(covariance)[1] + np.einsum("pi,pi->p", pull, ab))
+            log_density += 0.5 * (np.log(weight).sum() - np.log(precision).sum() - weight @ np.square(y))
+            log_density += 0.5 * precision @ np.square(of_offsets)
+            density.append(log_density - 0.5 * (np.square((periods - mean[0]) / 0.3) + ((noise - 0.5) / 0.75) ** 2))
+            first = np.hstack([periods[:, None], np.full((periods.size, 1), noise), ab, c])
+            spread = np.hstack([np.zeros((periods.size, 2)), np.diagonal(covariance, axis1=1, axis2=2), c_variance])
+            moments.append(np.hstack([first, np.square(first) + spread]))
+        share = np.exp(np.array(density) - np.max(density))
+        share /= share.sum()
+        means, squares = np.split(sum(one @ two for one, two in zip(share, moments, strict=True)), 2)
+        weights = np.bincount(np.searchsorted(edges, periods), share.sum(0), 3)
+        return Truth(weights, means, np.sqrt(squares - np.square(means)))
+
+    prior, label = lambda x: square_sum(x, mean, sd), lambda x: jnp.sum(x[0] > edges)
+    return Problem(4 + nights, 3, likelihood, prior, normal_quantile(mean, sd), label, itself, exact)
+
+
+def sensor_network() -> Problem:
+    """Where are eight sensors that hear each other now and then? Two of them have a second place each: four modes, d = 16.
+
+    Of eleven places, uniform in the unit square, three are known. Two sensors at the distance r hear each other with the
+    probability exp(-r^2 / 2 R^2), R = 0.3, and if so read r with an error of N(0, 0.02); that a pair was silent counts too:
+    Ihler, Fisher, Moses and Willsky, IEEE Journal on Selected Areas in Communications 23 (2005). The prior here is N(1/2, 1/2)
+    in each coordinate. Of the seeds 0, 1, ... the first in which two sensors have two places ten times as far apart as wide.
+    """
+    count, noise, reach, rng = 8, 0.02, 0.3, np.random.default_rng(1)
+    places = rng.uniform(size=(count + 3, 2))
+    one, other = np.triu_indices(count + 3, 1)
+    one, other = one[one < count], other[one < count]  # of two known places nothing is to be learned
+    apart = np.linalg.norm(places[one] - places[other], axis=1)
+    hears = rng.uniform(size=apart.size) < np.exp(-0.5 * np.square(apart / reach))
+    y = apart + noise * rng.normal(size=apart.size)
+
+    def likelihood(x: jax.Array) -> jax.Array:
+        where = jnp.concatenate([x.reshape(count, 2), places[count:]])
+        square = jnp.sum(jnp.square(where[one] - where[other]), axis=1)
+        far = 0.5 * square / reach**2
+        heard = far + 0.5 * jnp.square((y - jnp.sqrt(square)) / noise)
+        return jnp.sum(jnp.where(hears, heard, -jnp.log(-jnp.expm1(-far))))
+
+    # The fifth is at the lower edge or in the middle, the sixth in the middle or at the lower edge.
+    label = lambda x: 2 * (x[9] > 0.27).astype(int) + (x[11] < 0.3).astype(int)
+    half = normal_quantile(0.5, 0.5)
+    return Problem(2 * count, 4, likelihood, lambda x: square_sum(x, 0.5, 0.5), half, label, itself)
+
+
 _PROBLEMS: dict[str, Callable[[], Problem]] = {
     "galaxies": galaxies,
     "phase_retrieval": phase_retrieval,
     "gaussian_process": gaussian_process,
     "neural_network": neural_network,
+    "exoplanet": exoplanet,
+    "sensor_network": sensor_network,
 }
 NAMES = tuple(_PROBLEMS)
 
