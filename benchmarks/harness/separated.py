@@ -289,7 +289,7 @@ def exoplanet() -> Problem:
         return 0.5 * jnp.sum(jnp.square(misfit) / square + jnp.log(square))
 
     def exact() -> Truth:
-        periods, noises = np.linspace(mean[0] - 1.5, mean[0] + 1.5, 60_001), np.linspace(-4.0, 4.0, 41)
+        periods, noises = np.linspace(mean[0] - 1.5, mean[0] + 1.5, 15_001), np.linspace(-4.0, 4.0, 41)
         angle = 2.0 * np.pi * np.exp(-periods)[:, None] * at
         waves = np.stack([np.cos(angle), np.sin(angle)], axis=1)
         of_night = np.eye(nights)[night]
