@@ -164,12 +164,21 @@ def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
     mpl.use("Agg")
     names = list(dict.fromkeys(row.problem for row in rows))
     methods = [name for name in COLORS if any(row.method == name for row in rows)]
-    floor = 3e-3
+    floor, across = 3e-3, min(len(names), 3)
+    down = math.ceil(len(names) / across)
     with summary.styled():
         figure, axes = plt.subplots(
-            1, len(names), figsize=(2.6 * len(names) + 1.8, 2.9), layout="constrained", sharey=True, sharex=True, squeeze=False
+            down,
+            across,
+            figsize=(2.9 * across + 1.8, 2.3 * down + 0.6),
+            layout="constrained",
+            sharey=True,
+            sharex=True,
+            squeeze=False,
         )
-        for ax, name in zip(axes[0], names, strict=True):
+        for ax in axes.flat[len(names) :]:
+            ax.set_axis_off()
+        for ax, name in zip(axes.flat, names, strict=False):
             for place, method in enumerate(reversed(methods)):
                 own = [row for row in rows if (row.problem, row.method, row.stage) == (name, method, "report")]
                 values = np.maximum([row.variation for row in own], floor)
@@ -178,7 +187,7 @@ def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
                     ax.plot(np.median(values), place, "|", color=COLORS[method], markersize=14, markeredgewidth=2.5)
             ax.set(title=name.replace("_", " "), xscale="log", xlim=(floor / 1.3, 1.3), ylim=(-0.6, len(methods) - 0.4))
             ax.grid(visible=True, axis="x", alpha=0.3)
-        axes[0][0].set_yticks(range(len(methods)), list(reversed(methods)))
+            ax.set_yticks(range(len(methods)), list(reversed(methods)))
         figure.supxlabel("error of the modes' weights (total variation), at equal numbers of gradients", fontsize="medium")
         files.save_figure(figure, path, dpi=130)
 
