@@ -3,9 +3,10 @@
     python -m benchmarks.multimodal
 
 The temperature is given, it is 1, and a constant one does not cross. Each sampler begins at draws of the prior and spends the
-same number of gradients, warm-up and all; one that has something to set chooses it from four settings by runs of a quarter of
-that, by the errors of weights and means, added. Told are the error of the modes' weights, of all chains together and of each
-alone; how many modes were found; the error of means and squares; round trips between the posterior and the hottest temperature.
+same number of gradients, warm-up and all, but that a population or a transition of NUTS is not cut short. One that has
+something to set chooses it from four settings by runs of a quarter of that, by the errors of weights and means, added. Told
+are the error of the modes' weights, of all chains together and of each alone; how many modes were found; the error of means
+and squares; round trips between the posterior and the hottest temperature.
 
 All chains together can be right although none of them crosses: where starts fall to the modes as often as these weigh. A chain
 alone cannot.

@@ -91,13 +91,12 @@ def who_weighs_best() -> str:
     lines: list[str] = []
     for problem, each in crossings().items():
         found = multimodal_run.beside_the_best(each)
-        told = ", ".join(f"{name} {error:.2g}" for name, error in found.medians.items())
         standing = (
             f"CTLD and {found.peer} are level"
             if found.better is None
             else f"**{found.better} errs less**"
         )
-        standing += f" ({told})."
+        standing += f" ({found.told})."
         trips = [
             f"{method} {statistics.median(run.round_trips for run in each[method]):.2g}"
             for method in ("CTLD", "parallel tempering")

@@ -115,8 +115,7 @@ def separated_modes(folder: pathlib.Path) -> list[Line]:
         found = multimodal_run.beside_the_best(runs)
         verdict = LEVEL if found.better is None else WINS if found.better == OURS else LOSES
         question = f"weights of separated modes, {problem.replace('_', ' ')}, beside the best peer: total variation"
-        told = "; ".join(f"{name}: {error:.2g}" for name, error in found.medians.items())
-        lines.append(Line(question, verdict, told, "results/multimodal.csv"))
+        lines.append(Line(question, verdict, found.told, "results/multimodal.csv"))
     return lines
 
 
