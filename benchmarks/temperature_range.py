@@ -199,7 +199,7 @@ def read(rows: Sequence[Row]) -> Found:
 
 
 def show(rows: Sequence[Row]) -> Table:
-    made = Table("job", "band", "best end, at", "suggested, each seed", "in the band", "else off by a factor of", "findings")
+    made = Table("job", "band", "best end, at", "suggested, each seed", "in the band", "else off by", "findings")
     for name, own in by_job(rows).items():
         found = read(own)
         findings = sorted({row.findings for row in own if row.findings})

@@ -7,7 +7,7 @@ import re
 import statistics
 from typing import Any
 
-from benchmarks import ensembles, round_trips
+from benchmarks import ensembles, round_trips, temperature_range
 from benchmarks.harness import multimodal_run, table
 from benchmarks.harness.posterior_run import Row
 from ctld_optax import _batches, _heat, _warmup
@@ -147,6 +147,17 @@ def starts() -> str:
     return markdown(["start", "sound runs", "not sound"], lines)
 
 
+def suggested_temperatures() -> str:
+    """What ramps speak for, beside what a grid of temperatures finds."""
+    found = temperature_range.show(
+        table.read(RESULTS / "temperature_range.csv", temperature_range.Row)
+    )
+    return markdown(
+        [str(column.header) for column in found.columns],
+        list(zip(*(list(column.cells) for column in found.columns), strict=True)),
+    )
+
+
 def costs(layouts: dict[str, str]) -> str:
     """Median and quartiles of the ratio to SGD-M's step, one column a layout."""
     found = {(row["layout"], row["variant"]): row for row in rows("step_cost.csv")}
@@ -239,6 +250,7 @@ def write() -> None:
         separated_modes,
         who_weighs_best,
         couplings,
+        suggested_temperatures,
         costs_of_updates,
         costs_of_training,
         label_noise,

@@ -107,7 +107,7 @@ plt.show()
 
 # %%
 suggested = coldest if found.temperature is None else found.temperature
-temperatures = suggested * np.array([0.25, 0.5, 1.0, 2.0])
+temperatures = suggested * np.array([0.5, 1.0, 2.0, 4.0])
 print(
     f"{num_params:,} parameters, loss at the start {start_loss:.2f}: try",
     ", ".join(f"{t:.1e}" for t in temperatures),

@@ -112,7 +112,7 @@ def test_ramp_says_what_to_take(ax):
     assert plotting.temperature_ramp(losses, temperatures, ax=ax) is ax
     assert [text.get_text() for text in ax.texts] == [f"take T = {found.temperature:.1e}"]
     (band,) = ax.patches
-    np.testing.assert_allclose([band.get_x(), band.get_x() + band.get_width()], [found.temperature, found.lowest / 2.0])
+    np.testing.assert_allclose([band.get_x(), band.get_x() + band.get_width()], [found.temperature, found.lowest / 4.0])
     assert {"minibatch", "smoothed", "base to hottest"} == set(ax.get_legend_handles_labels()[1])
     assert ax.get_ylim()[1] < 5.0  # of the end of the ramp, 6 and more, nothing is to be seen
 

@@ -34,9 +34,9 @@ def test_the_rule_on_a_plateau_with_noise(seed):
         found = diagnostics.suggest_temperature(noisy(losses, seed), TEMPERATURES)
         # A stretch is a twelfth of a decade. The bottom is flat within the noise for a few of them.
         assert abs(np.log10(found.lowest / bottom_of(losses))) < 0.25
-        assert found.temperature == pytest.approx(found.lowest * 0.15 / 2.0)
+        assert found.temperature == pytest.approx(found.lowest * 0.15 / 4.0)
         assert not found.findings
-    assert diagnostics.suggest_temperature(losses, TEMPERATURES, strength=0.0).temperature == pytest.approx(1e-3 / 2, rel=0.2)
+    assert diagnostics.suggest_temperature(losses, TEMPERATURES, strength=0.0).temperature == pytest.approx(1e-3 / 4, rel=0.2)
 
 
 def diverging(kind):
