@@ -65,22 +65,17 @@ def train(tx, seed=0):
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
         updates, opt_state = state.tx.update(grads, state.opt_state, state.params, value=loss)
         new_params = optax.apply_updates(state.params, updates)
-        return (
-            state.replace(step=state.step + 1, params=new_params, opt_state=opt_state),
-            key,
-        ), (loss, opt_state)
-
-    def keep(carry, _):
-        carry, (loss, opt_state) = step(carry, _)
+        state = state.replace(step=state.step + 1, params=new_params, opt_state=opt_state)
         tempered = optax.tree.get(opt_state, "alpha") is not None
-        return carry, (loss, diagnostics.snapshot(opt_state) if tempered else None)
+        return (state, key), (loss, diagnostics.snapshot(opt_state) if tempered else None)
 
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     params = model.init(init_key, x[:1])
     state = TrainState.create(
         apply_fn=model.apply, params=params, tx=optax.with_extra_args_support(tx)
     )
-    return jax.lax.scan(keep, (state, batch_key), None, length=STEPS)[1]
+    (state, _), (losses, trajectory) = jax.lax.scan(step, (state, batch_key), length=STEPS)
+    return losses, trajectory, state.opt_state
 
 
 # %% [markdown]
@@ -98,8 +93,8 @@ def recipe(key):
 
 
 sampler, tx = recipe(0)
-sgd_loss, _ = jax.jit(lambda: train(optax.sgd(0.01, momentum=0.9)))()
-ctld_loss, trajectory = jax.jit(lambda: train(tx))()
+sgd_loss, *_ = jax.jit(lambda: train(optax.sgd(0.01, momentum=0.9)))()
+ctld_loss, trajectory, last = jax.jit(lambda: train(tx))()
 
 # %% [markdown]
 # ## The loss
@@ -117,12 +112,10 @@ plt.show()
 
 # %% [markdown]
 # ## What the temperature did, on one page
-#
-# (The bias lacks: it needs the state after the run, which this loop does not give back.)
 
 # %%
 num_params = sum(leaf.size for leaf in jax.tree.leaves(model.init(jax.random.key(0), x[:1])))
-plotting.dashboard(trajectory, sampler, value=ctld_loss, num_params=num_params)
+plotting.dashboard(trajectory, sampler, value=ctld_loss, num_params=num_params, state=last)
 plt.show()
 
 # %% [markdown]
@@ -159,7 +152,7 @@ print(
 # One run may be lucky. Ten, each with weights, minibatches and noise of its own, side by side:
 
 # %%
-losses, _ = jax.jit(jax.vmap(lambda seed: train(recipe(seed)[1], seed)))(jnp.arange(10))
+losses, *_ = jax.jit(jax.vmap(lambda seed: train(recipe(seed)[1], seed)))(jnp.arange(10))
 ends = losses[:, -100:].mean(axis=1)
 print("last losses, sorted:", [round(float(end), 4) for end in jnp.sort(ends)])
 print("runs that left the plateau:", int((ends < 0.1).sum()), "of 10")
