@@ -34,7 +34,7 @@ class TemperatureRange:
       >>> temperatures = np.geomspace(1e-6, 1e-2, 3_000)
       >>> losses = 2.0 / (1.0 + (temperatures / 1e-4) ** 2) + 0.1 * (temperatures / 1e-3) ** 2
       >>> print(ctld_optax.diagnostics.suggest_temperature(losses, temperatures))
-      temperature 2.5e-05: the loss was lowest, 0.091, at 0.00068
+      temperature 2.6e-05: the loss was lowest, 0.091, at 0.00068
     """
 
     temperature: float | None
@@ -94,7 +94,7 @@ def suggest_temperature(losses: Any, temperatures: Any, strength: float = 0.85) 
       >>> temperatures = np.geomspace(1e-6, 1e-2, 3_000)  # of ctld_optax.temperature_ramp
       >>> losses = 2.0 / (1.0 + (temperatures / 1e-4) ** 2) + 0.1 * (temperatures / 1e-3) ** 2
       >>> round(ctld_optax.diagnostics.suggest_temperature(losses, temperatures).temperature, 6)
-      2.5e-05
+      2.6e-05
     """
     check_range("strength", strength, minimum=0.0, maximum=1.0, maximum_open=True)
     losses, temperatures = as_numbers("losses", losses), as_numbers("temperatures", temperatures)
