@@ -103,9 +103,12 @@ def sample(
 
       Two modes, nine standard deviations to each side of a prior:
 
-      >>> modes = lambda x: -jnp.logaddexp(-0.5 * jnp.sum((x - 9.0) ** 2), -0.5 * jnp.sum((x + 9.0) ** 2))
+      >>> normal = lambda x, at: -0.5 * jnp.sum((x - at) ** 2)
+      >>> modes = lambda x: -jnp.logaddexp(normal(x, 9.0), normal(x, -9.0))
       >>> prior = lambda x: 0.5 * jnp.sum((x / 9.0) ** 2)
-      >>> data = ctld_optax.posterior.sample(modes, jnp.ones(2), key=0, prior_fn=prior, tempering="auto")
+      >>> data = ctld_optax.posterior.sample(
+      ...     modes, jnp.ones(2), key=0, prior_fn=prior, tempering="auto"
+      ... )
       >>> data.sample_stats.attrs["hottest"]  # of the temperatures
       64.0
 

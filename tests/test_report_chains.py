@@ -66,13 +66,6 @@ SAMPLED = {
         },
     ),
     "one window of warm-up": ("warmup_unfinished", "by a factor of", quartic, jnp.zeros(2), {"num_warmup": 250}),
-    "four times the learning rate": (
-        "step_too_large",
-        "k_B T per sqrt(d)",
-        banana,
-        jnp.zeros(2),
-        {"learning_rate": 0.4, "num_samples": 4_000},
-    ),
     "an edge": ("steps_diverged", "were not taken", edge, jnp.zeros(1), {}),
 }
 

@@ -51,7 +51,8 @@ class Prior:
       >>> sampler = ctld_optax.ctld(0.05, 1e-3, key=0, prior=prior)
       >>> value, grads = jax.value_and_grad(loss_fn)(params)  # of the loss alone
       >>> updates, state = sampler.update(grads, sampler.init(params), params, value=value)
-      >>> laplace = ctld_optax.Prior(lambda params: 1e-2 * jnp.sum(jnp.abs(params["w"])), cold=True)
+      >>> size_of = lambda params: 1e-2 * jnp.sum(jnp.abs(params["w"]))
+      >>> laplace = ctld_optax.Prior(size_of, cold=True)
 
     Args:
       weight_decay: :math:`\lambda \ge 0`, in units of `value` over those of the parameters squared; or the negative log prior
