@@ -289,7 +289,7 @@ def exoplanet() -> Problem:
         return 0.5 * jnp.sum(jnp.square(misfit) / square + jnp.log(square))
 
     def exact() -> Truth:
-        periods, noises = np.linspace(mean[0] - 1.5, mean[0] + 1.5, 15_001), np.linspace(-4.0, 4.0, 41)
+        periods, noises = np.linspace(mean[0] - 5.0 * sd[0], mean[0] + 5.0 * sd[0], 15_001), np.linspace(-4.0, 4.0, 41)
         angle = 2.0 * np.pi * np.exp(-periods)[:, None] * at
         waves = np.stack([np.cos(angle), np.sin(angle)], axis=1)
         of_night = np.eye(nights)[night]
@@ -297,10 +297,10 @@ def exoplanet() -> Problem:
         for noise in noises:
             weight = 1.0 / (np.square(error) + np.exp(2.0 * noise))
             # Offsets first, by their precisions; what they leave is two by two.
-            precision = weight @ of_night + 1.0 / 900.0
+            precision = weight @ of_night + sd[4:] ** -2
             of_offsets = (weight * y) @ of_night / precision
             both = (waves * weight) @ of_night  # (periods, 2, nights)
-            inner = np.einsum("pit,pjt,t->pij", waves, waves, weight) + np.eye(2) / 100.0
+            inner = np.einsum("pit,pjt,t->pij", waves, waves, weight) + np.diag(sd[2:4] ** -2)
             covariance = np.linalg.inv(inner - np.einsum("pin,pjn,n->pij", both, both, 1.0 / precision))
             pull = waves @ (weight * y) - both @ of_offsets
             ab = np.einsum("pij,pj->pi", covariance, pull)
@@ -310,7 +310,7 @@ def exoplanet() -> Problem:
             log_density = 0.5 * (np.linalg.slogdet(covariance)[1] + np.einsum("pi,pi->p", pull, ab))
             log_density += 0.5 * (np.log(weight).sum() - np.log(precision).sum() - weight @ np.square(y))
             log_density += 0.5 * precision @ np.square(of_offsets)
-            density.append(log_density - 0.5 * (np.square((periods - mean[0]) / 0.3) + ((noise - 0.5) / 0.75) ** 2))
+            density.append(log_density - 0.5 * (np.square((periods - mean[0]) / sd[0]) + ((noise - mean[1]) / sd[1]) ** 2))
             first = np.hstack([periods[:, None], np.full((periods.size, 1), noise), ab, c])
             spread = np.hstack([np.zeros((periods.size, 2)), np.diagonal(covariance, axis1=1, axis2=2), c_variance])
             moments.append(np.hstack([first, np.square(first) + spread]))

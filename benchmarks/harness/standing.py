@@ -18,7 +18,7 @@ from benchmarks import ensembles, minibatches, transformer
 from benchmarks.harness import multimodal_run, posterior_run, summary, sweep, table
 
 WINS, LEVEL, LOSES = "wins", "level", "**loses**"
-OURS, NUTS = "CTLD", "NUTS, dense"
+OURS, NUTS = multimodal_run.OURS, "NUTS, dense"
 TRAINED = 0.9  # test accuracy of a network that has left its plateau
 
 
