@@ -189,7 +189,8 @@ def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
             ax.set(title=name.replace("_", " "), xscale="log", xlim=(floor / 1.3, 1.3), ylim=(-0.6, len(methods) - 0.4))
             ax.grid(visible=True, axis="x", alpha=0.3)
             ax.set_yticks(range(len(methods)), list(reversed(methods)))
-        figure.supxlabel("error of the modes' weights (total variation), at equal numbers of gradients", fontsize="medium")
+        spent = f"by {BUDGET:,} gradients, or by one population or block if that takes more"
+        figure.supxlabel(f"error of the modes' weights (total variation), {spent}", fontsize="medium")
         files.save_figure(figure, path, dpi=130)
 
 
