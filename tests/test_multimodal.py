@@ -75,9 +75,13 @@ def test_weights_of_images_hardly_hang_on_what_was_crossed():
         assert found["mean"][0] == pytest.approx(density @ line / density.sum(), abs=10 * within)
 
 
-VELOCITIES = np.array([line.split() for one in (separated.HARPS_N, separated.PFS) for line in one.split(",")], float)
-VELOCITIES[:39, 1] -= np.median(VELOCITIES[:39, 1])
-VELOCITIES[39:, 1] -= np.median(VELOCITIES[39:, 1])
+def velocities(table):
+    """BJD, velocity about the instrument's median, error."""
+    at, v, error = np.array([line.split() for line in table.split(",")], float).T
+    return np.stack([at, v - np.median(v), error], axis=1)
+
+
+VELOCITIES = np.vstack([velocities(separated.HARPS_N), velocities(separated.PFS)])
 
 
 def orbit(x):
