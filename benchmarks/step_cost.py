@@ -35,7 +35,10 @@ import ctld_optax
 from benchmarks.harness import files, provenance, summary, table
 from ctld_optax import baselines, plotting
 
-LEARNING_RATE, TEMPERATURE = 1e-4, 1e-8  # small, so that parameters stay finite over any number of steps
+LEARNING_RATE = 1e-4
+# Small, so that parameters stay finite over any number of steps; and a schedule, as users have it: where the temperature is a
+# number, XLA leaves out what a step does at a temperature of 0.
+TEMPERATURE = optax.linear_schedule(1e-8, 1e-9, 10**9)
 STEPS_A_CALL = 10  # of whole training steps
 REFERENCE = "SGD-M"
 Shapes = list[tuple[int, ...]]

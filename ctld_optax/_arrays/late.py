@@ -13,6 +13,7 @@ ENTRYWISE = {
     *("abs", "add", "add_any", "clamp", "div", "exp", "integer_pow", "log", "max", "min", "mul", "neg", "pow", "rsqrt", "sign"),
     *("sqrt", "square", "sub", "tanh", "and", "or", "not", "eq", "ne", "ge", "gt", "le", "lt", "is_finite", "select_n"),
     *("broadcast_in_dim", "convert_element_type", "copy", "optimization_barrier", "reshape", "slice", "squeeze"),
+    "dynamic_slice",
 }
 CALLS = {"jit", "pjit", "custom_jvp_call"}
 

@@ -22,6 +22,9 @@ from ctld_optax._checked import check_fields
 from ctld_optax._dynamics.preconditioner import Observed, only_nothing
 from ctld_optax._validate import check_count, check_range
 
+_Map = Callable[[Any], Any]
+_Change = Callable[[jax.Array, jax.Array], jax.Array]
+
 
 class Moments(NamedTuple):
     """What a running metric remembers.
@@ -43,12 +46,12 @@ class Moments(NamedTuple):
         )
 
 
-class Scaled(NamedTuple):
-    """The coordinates of one step.
+class ByEntry(NamedTuple):
+    """The coordinates of one step, where each entry has a scale of its own.
 
     Attributes:
-      nu: like params, or a pytree of one number a leaf.
-      scale: what makes the s of a leaf of its nu.
+      nu: like params.
+      scale: what makes s of it.
     """
 
     nu: Any
@@ -61,6 +64,22 @@ class Scaled(NamedTuple):
         # Behind a barrier s is made again of nu. Without one XLA keeps it from the way in, in a buffer like params, which costs
         # more than the square root.
         return jax.tree.map(lambda v, u: self.scale(compat.barrier(v)).astype(u.dtype) * u, self.nu, updates)
+
+
+class ByLeaf(NamedTuple):
+    """The coordinates of one step, where each leaf has one scale.
+
+    Attributes:
+      scale: s, a pytree of one number a leaf.
+    """
+
+    scale: Any
+
+    def inward(self, grads: Any) -> Any:
+        return jax.tree.map(lambda s, g: s * g.astype(s.dtype), self.scale, grads)
+
+    def outward(self, updates: Any) -> Any:
+        return jax.tree.map(lambda s, u: s.astype(u.dtype) * u, self.scale, updates)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,23 +105,25 @@ class _RunningMetric:
 
     def observe(self, memory: Moments, momentum: Any, grads: Any, temperature: jax.Array, specs: Any = None) -> Observed:
         """Takes a gradient in. Where its square is not finite nu stays as it was."""
-        is_open = self.freeze_after is None or memory.num_seen < self.freeze_after
+        is_open, is_hot = self.freeze_after is None or memory.num_seen < self.freeze_after, temperature > 0.0
+        num_seen = memory.num_seen + jnp.asarray(is_open, jnp.int32)
+        scale, last_scale = (self.scale_of(seen, temperature) for seen in (num_seen, memory.num_seen))
 
         def running(nu: jax.Array, square: jax.Array) -> jax.Array:
-            new = (1.0 - self.decay) * square + self.decay * nu
-            return jnp.where(jnp.isfinite(new) & is_open, new, nu)
+            # Selected before it is added: a selection between the new nu and the old one, in whose place it goes, XLA makes a
+            # store of some entries and not of others, which takes half as long again.
+            seen = jnp.where(jnp.isfinite(square) & is_open, square, nu)
+            return nu + (1.0 - self.decay) * (seen - nu)
 
-        new_nu = jax.tree.map(running, memory.nu, self._squares(memory.nu, grads, specs))
-        new_nu = change_if((memory.num_seen == 0) & (temperature > 0.0), lambda nu: self._begun(nu, specs), new_nu)
-        new = Moments(new_nu, memory.num_seen + jnp.asarray(is_open, jnp.int32))
-        nu, last_nu = self._of_leaves(new_nu, grads), self._of_leaves(memory.nu, grads)
-        scale, last_scale = (self.scale_of(each.num_seen, temperature) for each in (new, memory))
+        def taken_in(nu: Any) -> Any:
+            return jax.tree.map(running, nu, self._squares(nu, grads, specs))
 
-        def carried(m: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-            change = jnp.where(temperature > 0.0, 1.0, scale(new) / last_scale(old))
-            return change.astype(m.dtype) * m
+        def change(new: jax.Array, old: jax.Array) -> jax.Array:
+            return scale(new) / last_scale(old)
 
-        return Observed(new, Scaled(nu, scale), jax.tree.map(carried, momentum, nu, last_nu))
+        momentum, nu = self._carried(momentum, memory.nu, taken_in, change, is_hot)
+        nu = change_if((memory.num_seen == 0) & is_hot, lambda nu: self._begun(nu, specs), nu)
+        return Observed(Moments(nu, num_seen), self._coordinates(nu, scale, grads), momentum)
 
     def correction(self, num_seen: jax.Array, dtype: Any) -> jax.Array:
         """What takes nu to the mean of squares itself, of which it has seen so many."""
@@ -137,8 +158,12 @@ class _RunningMetric:
         """What nu of one gradient counts as where there is noise: a gradient that is near 0 by chance is no scale."""
         raise NotImplementedError
 
-    def _of_leaves(self, nu: Any, like: Any) -> Any:
-        """Nu as a pytree like `like`."""
+    def _carried(self, momentum: Any, nu: Any, taken_in: _Map, change: _Change, is_hot: jax.Array) -> tuple[Any, Any]:
+        """The momentum, times the change of s where it is cold, and nu with the gradient taken in."""
+        raise NotImplementedError
+
+    def _coordinates(self, nu: Any, scale: Callable[[jax.Array], jax.Array], like: Any) -> ByEntry | ByLeaf:
+        """Those of a step with gradients `like` these."""
         raise NotImplementedError
 
 
@@ -214,9 +239,19 @@ class SecondMoment(_RunningMetric):
         means = jax.tree.structure(nu).unflatten(_means(sums, nu, specs))
         return jax.tree.map(lambda v, mean: jnp.where(v > 0.0, jnp.maximum(v, mean), v), nu, means)
 
-    def _of_leaves(self, nu: Any, like: Any) -> Any:
+    def _carried(self, momentum: Any, nu: Any, taken_in: _Map, change: _Change, is_hot: jax.Array) -> tuple[Any, Any]:
+        def in_the_cold(carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            momentum, old = carry
+            new = taken_in(old)
+            return jax.tree.map(_times, momentum, jax.tree.map(change, new, old)), new
+
+        # Not a selection, for which the change would be made in every step, of a copy of the old nu beside the new one.
+        momentum, nu = change_if(~is_hot, in_the_cold, (momentum, nu))
+        return momentum, change_if(is_hot, taken_in, nu)
+
+    def _coordinates(self, nu: Any, scale: Callable[[jax.Array], jax.Array], like: Any) -> ByEntry:
         del like
-        return nu
+        return ByEntry(nu, scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,8 +291,29 @@ class LayerScale(_RunningMetric):
         del specs
         return nu
 
-    def _of_leaves(self, nu: jax.Array, like: Any) -> Any:
-        return jax.tree.structure(like).unflatten(list(nu))
+    def _carried(self, momentum: Any, nu: Any, taken_in: _Map, change: _Change, is_hot: jax.Array) -> tuple[Any, Any]:
+        new = taken_in(nu)
+        return jax.tree.map(_times, momentum, _one_a_leaf(jnp.where(is_hot, 1.0, change(new, nu)), momentum)), new
+
+    def _coordinates(self, nu: jax.Array, scale: Callable[[jax.Array], jax.Array], like: Any) -> ByLeaf:
+        return ByLeaf(_one_a_leaf(scale(nu), like))
+
+
+def _times(momentum: jax.Array, change: jax.Array) -> jax.Array:
+    return change.astype(momentum.dtype) * momentum
+
+
+def _one_a_leaf(numbers: jax.Array, like: Any) -> Any:
+    """The numbers as a pytree like `like`.
+
+    Each is taken from its place by an index that comes from memory, so that leaves of one shape share one compiled loop; an
+    index in the code makes a loop for each leaf. XLA would put a single constant there, and any but for the 0 that is added,
+    which it cannot know.
+    """
+    zero = jnp.isnan(numbers[:1]).astype(jnp.int32)
+    indices = [(jnp.asarray([place, 0]) + zero)[0] for place in range(numbers.size)]
+    found = [jax.lax.dynamic_index_in_dim(numbers, index, keepdims=False) for index in indices]
+    return jax.tree.structure(like).unflatten(found)
 
 
 def _means(sums: list[jax.Array], tree: Any, specs: Any) -> list[jax.Array]:
