@@ -64,7 +64,7 @@ def score(target: separated.Problem, truth: separated.Truth, found: crossers.Fou
     if weights.sum() == 0.0:
         return (
             {"found": 0}
-            | dict.fromkeys(("variation", "chain_variation"), 1.0)
+            | dict.fromkeys(("variation", "chain_variation", "worst"), 1.0)
             | dict.fromkeys(("error", "error_square"), math.inf)
         )
     mass = masses(target, found._replace(samples=samples, weights=weights))
@@ -73,6 +73,7 @@ def score(target: separated.Problem, truth: separated.Truth, found: crossers.Fou
     squares = share @ np.square(places - truth.mean)
     return {
         "variation": away(mass.sum(0)),
+        "worst": float(np.abs(mass.sum(0) / mass.sum() - truth.weights).max()),
         "chain_variation": float(np.mean([away(one) for one in mass])),
         "found": int(np.count_nonzero(mass.sum(0) >= 0.1 * mass.sum() * truth.weights)),
         "error": float(np.max(np.abs(share @ places - truth.mean) / truth.sd)),
@@ -96,7 +97,7 @@ def measured(name: str, method: str, setting: crossers.Setting, stage: str, seed
         chains=chains,
         draws=draws,
         gradients=found.gradients,
-        **score(target, separated.truth(name), found),
+        **{field: value for field, value in score(target, separated.truth(name), found).items() if field in Row._fields},
         modes=target.modes,
         round_trips=1_000.0 * found.round_trips / found.gradients,
         seconds=round(seconds, 2),

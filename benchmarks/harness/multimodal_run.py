@@ -1,7 +1,8 @@
 """What is kept of a run over separated modes: for the command that makes the runs, and for the site's table."""
 
+import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from scipy import stats
@@ -44,6 +45,20 @@ def reported(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
         if row.stage == "report":
             found.setdefault(row.problem, {}).setdefault(row.method, []).append(row)
     return found
+
+
+def chosen(rows: Iterable[Row], problem: str, method: str, settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The setting of a sampler's reported runs: what its pilots have chosen, or the only one.
+
+    Raises:
+      ValueError: if there is no such run.
+    """
+    if len(settings) == 1:
+        return settings[0]
+    for row in rows:
+        if (row.problem, row.method, row.stage) == (problem, method, "report"):
+            return json.loads(row.setting)
+    raise ValueError(f"{method} has no setting for {problem} yet: python -m benchmarks.multimodal chooses one.")
 
 
 class Beside(NamedTuple):

@@ -1,0 +1,48 @@
+"""What is kept of a run that is to have the weights of all modes right: for the command, and for the pages' tables."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+CLOSE = 0.05
+KEY = ("problem", "method", "setting", "budget", "seed")  # of a row
+
+
+class Row(NamedTuple):
+    """One line of the CSV: a run of all chains."""
+
+    problem: str
+    method: str
+    setting: str  # JSON: what is set by hand
+    budget: int
+    seed: int
+    gradients: int  # warm-up and all
+    modes: int
+    found: int  # modes with at least a tenth of their weight
+    worst: float  # largest error of a mode's weight
+    variation: float  # their total variation
+    seconds: float  # compilation included where the run is the first of its kind
+    by: str
+
+    @property
+    def run(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in KEY)
+
+    @property
+    def is_right(self) -> bool:
+        return self.found == self.modes and self.worst <= CLOSE
+
+
+def least(rows: Sequence[Row], problem: str, method: str, seeds: int) -> int | None:
+    """The first budget at which every seed is right."""
+    own = [row for row in rows if (row.problem, row.method) == (problem, method)]
+    for budget in sorted({row.budget for row in own}):
+        if len({row.seed for row in own if row.budget == budget and row.is_right}) >= seeds:
+            return budget
+    return None
+
+
+def needed(rows: Sequence[Row], problem: str, method: str, seeds: int) -> str:
+    """That budget in words, or beyond which one it is."""
+    found = least(rows, problem, method, seeds)
+    tried = [row.budget for row in rows if (row.problem, row.method) == (problem, method)]
+    return f"{found:,}" if found is not None else f"more than {max(tried):,}" if tried else "not run"
