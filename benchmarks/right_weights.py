@@ -3,7 +3,7 @@
     python -m benchmarks.right_weights
 
 Right is a run that has found all modes, each with at least a tenth of its weight, and no weight wrong by more than 0.05. Each
-sampler goes through budgets that double, until one at which every seed is right: CTLD up to eight times that of `multimodal`,
+sampler goes through budgets that double, until one at which every seed is right: CTLD up to sixteen times that of `multimodal`,
 another up to what CTLD needs, for beyond that it needs more. At a seed that is wrong a budget is over. A sampler that has
 something to set takes what its pilots in `multimodal` have chosen.
 Runs are kept in a CSV, and only what it lacks is run.
@@ -23,11 +23,10 @@ from rich.table import Table
 from benchmarks import multimodal
 from benchmarks.harness import crossers, separated, table
 from benchmarks.harness.multimodal_run import OURS, chosen
-from benchmarks.harness.right_weights_run import KEY, Row, needed
+from benchmarks.harness.right_weights_run import KEY, SEEDS, Row, needed
 
 CSV = pathlib.Path(__file__).parent / "results" / "right_weights.csv"
-BUDGETS = tuple(multimodal.BUDGET * 2**doublings for doublings in range(4))
-SEEDS = 8
+BUDGETS = tuple(multimodal.BUDGET * 2**doublings for doublings in range(5))
 
 
 def measured(name: str, method: str, setting: crossers.Setting, seed: int, budget: int) -> Row:
@@ -84,7 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=crossers.METHODS, metavar="NAME", help="CTLD and these (default all)")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="number of seeds (default %(default)s)")
     parser.add_argument(
-        "--budgets", nargs="+", type=int, default=BUDGETS, metavar="N", help="of gradients (default 200,000, doubled thrice)"
+        "--budgets",
+        nargs="+",
+        type=int,
+        default=BUDGETS,
+        metavar="N",
+        help="of gradients (default: 200,000, then doubled)",
     )
     parser.add_argument("--csv", type=pathlib.Path, default=CSV, help="where results are kept (default %(default)s)")
     options = parser.parse_args(arguments)

@@ -8,7 +8,7 @@ import statistics
 from typing import Any
 
 from benchmarks import ensembles, round_trips, temperature_range
-from benchmarks.harness import multimodal_run, table
+from benchmarks.harness import multimodal_run, right_weights_run, table
 from benchmarks.harness.posterior_run import Row
 from ctld_optax import _batches, _heat, _warmup
 from ctld_optax._arrays import noise as sources
@@ -202,6 +202,39 @@ def costs_of_training() -> str:
     )
 
 
+def cost_of_a_metric() -> str:
+    """Steps in each metric, beside Adam's, and what compiling 400 leaves takes; ratios to SGD-M, then to Adam."""
+    found = {(row["layout"], row["variant"]): row for row in rows("step_cost.csv")}
+    one, many = "one leaf, 1e7", "400 leaves, 1e7"
+    variants = [name for layout, name in found if layout == one and " in " in name]
+    lines: list[list[str]] = []
+    for variant in ["Adam", "CTLD three_point", *variants]:
+        ratio = float(found[one, variant]["ratio"])
+        lines.append(
+            [
+                variant,
+                f"{ratio:.2g}",
+                f"{ratio / float(found[one, 'Adam']['ratio']):.2g}",
+                f"{float(found[many, variant]['compile_ratio']):.2g}",
+            ]
+        )
+    return markdown(["step", "of SGD-M", "of Adam", "compiling 400 arrays, of SGD-M"], lines)
+
+
+def right_weights() -> str:
+    """The budget at which every seed has all weights right, one column a sampler."""
+    found = table.read(RESULTS / "right_weights.csv", right_weights_run.Row)
+    methods = [name for name in CROSSERS if any(row.method == name for row in found)]
+    lines = [
+        [
+            problem.replace("_", " "),
+            *(right_weights_run.needed(found, problem, name) for name in methods),
+        ]
+        for problem in dict.fromkeys(row.problem for row in found)
+    ]
+    return markdown(["posterior", *methods], lines)
+
+
 def label_noise() -> str:
     """Tables and answers of the benchmark of ensembles."""
     return ensembles.section(table.read(ensembles.CSV, ensembles.Row)) + "\n"
@@ -251,10 +284,12 @@ def write() -> None:
         starts,
         separated_modes,
         who_weighs_best,
+        right_weights,
         couplings,
         suggested_temperatures,
         costs_of_updates,
         costs_of_training,
+        cost_of_a_metric,
         label_noise,
         noise,
         integrator,

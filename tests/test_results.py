@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from matplotlib import pyplot as plt
 
-from benchmarks import digits, ensembles, minibatches, multimodal, paper, posteriordb, step_cost, transformer
+from benchmarks import digits, ensembles, minibatches, multimodal, paper, posteriordb, right_weights, step_cost, transformer
 from benchmarks.harness import files, sweep, table
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -204,6 +204,7 @@ def test_lines_that_were_cut_off_do_not_count(tmp_path):
         (ensembles.CSV, ensembles.Row),
         (multimodal.CSV, multimodal.Row),
         (minibatches.CSV, minibatches.Row),
+        (right_weights.CSV, right_weights.Row),
         (transformer.CSV, transformer.Row),
         (ROOT / "benchmarks/results/step_cost.csv", step_cost.Row),
     ],
@@ -217,6 +218,7 @@ def test_the_results_that_are_kept_are_read(path, kind):
         ensembles.Row: lambda row: row[:5],
         multimodal.Row: lambda row: row.run,
         minibatches.Row: lambda row: row.run,
+        right_weights.Row: lambda row: row.run,
         transformer.Row: lambda row: row[:6],
         step_cost.Row: lambda row: row[:2],
     }

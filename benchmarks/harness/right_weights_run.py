@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-CLOSE = 0.05
+CLOSE, SEEDS = 0.05, 8
 KEY = ("problem", "method", "setting", "budget", "seed")  # of a row
 
 
@@ -32,7 +32,7 @@ class Row(NamedTuple):
         return self.found == self.modes and self.worst <= CLOSE
 
 
-def least(rows: Sequence[Row], problem: str, method: str, seeds: int) -> int | None:
+def least(rows: Sequence[Row], problem: str, method: str, seeds: int = SEEDS) -> int | None:
     """The first budget at which every seed is right."""
     own = [row for row in rows if (row.problem, row.method) == (problem, method)]
     for budget in sorted({row.budget for row in own}):
@@ -41,7 +41,7 @@ def least(rows: Sequence[Row], problem: str, method: str, seeds: int) -> int | N
     return None
 
 
-def needed(rows: Sequence[Row], problem: str, method: str, seeds: int) -> str:
+def needed(rows: Sequence[Row], problem: str, method: str, seeds: int = SEEDS) -> str:
     """That budget in words, or beyond which one it is."""
     found = least(rows, problem, method, seeds)
     tried = [row.budget for row in rows if (row.problem, row.method) == (problem, method)]
