@@ -147,11 +147,15 @@ METRICS = {"unit mass": None, "second moment": ctld_optax.SecondMoment(), "layer
 
 
 @versions.BARRIER
+@pytest.mark.parametrize("shape", [(2**16,), (4, 4, 64, 64)])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("name", ["adam", "adamw", "nesterov", "without momentum"])
-def test_updates_and_hand_over_need_no_buffer(name, metric):
-    """Beside gradients that are not ours to overwrite: neither in their place in a loop, nor made in front of one."""
-    params = jnp.zeros(2**16)
+def test_updates_and_hand_over_need_no_buffer(name, metric, shape):
+    """Beside gradients that are not ours to overwrite: neither in their place in a loop, nor made in front of one.
+
+    In front of a loop XLA makes what does not change in it: the places of entries in a leaf of several dimensions, for one.
+    """
+    params = jnp.zeros(shape)
     optimizer = optax.adamw(0.01) if name == "adamw" else OPTIMIZERS[name][0]()
     switched = ctld_optax.phase_switch(build_sampler(preconditioner=METRICS[metric]), optimizer, 5)
 
