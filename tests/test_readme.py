@@ -1,8 +1,11 @@
 """The README's code runs as it stands."""
 
+import csv
 import pathlib
 import re
 import tomllib
+
+import pytest
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
@@ -25,3 +28,35 @@ def test_the_install_line_names_the_bounds():
     assert line.startswith(
         f"Python {pythons[0]} to {pythons[-1]}, JAX {bounds['jax']} or newer, Optax {bounds['optax']} or newer"
     )
+
+
+# How the pages name a variant of benchmarks.step_cost in the first cell of a row of their tables.
+COSTS = {
+    "default noise": "CTLD three_point",
+    '"three_point"': "CTLD three_point",
+    '"irwin_hall"': "CTLD irwin_hall",
+    '"gaussian"': "CTLD gaussian",
+    '"rademacher"': "CTLD rademacher",
+    "sampling inside": "switch, sampling",
+    "after the switch to Adam": "switch to Adam, after",
+    "after the switch": "switch, after",
+    "Adam, for comparison": "Adam",
+    "noisy_sgd": "noisy_sgd",
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "rows"), [("README.md", "What it costs", 6), ("docs/faq.md", "What does a step cost?", 9)]
+)
+def test_what_a_step_costs_is_what_was_measured(page, heading, rows):
+    with (README.parent / "benchmarks/results/step_cost.csv").open() as file:
+        measured = {row["variant"]: row for row in csv.DictReader(file) if row["layout"] == "one leaf, 1e7"}
+    section = (README.parent / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    found = 0
+    for cells in (line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")):
+        variant = next((variant for words, variant in COSTS.items() if words in cells[0]), None)
+        if variant is not None:
+            found += 1
+            middle, low, high = (f"{float(measured[variant][name]):.2g}" for name in ("ratio", "ratio_q1", "ratio_q3"))
+            assert cells[1:] == [middle, f"{low} to {high}"][: len(cells) - 1], variant
+    assert found == rows

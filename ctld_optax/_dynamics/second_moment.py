@@ -217,7 +217,8 @@ class SecondMoment(_RunningMetric):
         make it as large as the gradients that matter.
       freeze_after: how many gradients to take in, >= 1; then nu stands still. None: it never does.
 
-    One buffer like params, at least float32, of which a block goes with a block of its parameter inside `jax.shard_map`. A
+    One buffer like params, at least float32, of which a block goes with a block of its parameter inside `jax.shard_map`; a
+    second one is reserved during a step whose temperature is no constant, and used where that is 0. A
     gradient whose square is not finite is left out of it. While an entry has seen no gradient but 0, its s is at most 1. At
     T > 0 a first gradient counts as no smaller than the root mean square of its leaf: near 0 by chance it is no scale.
 
