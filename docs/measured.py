@@ -158,7 +158,7 @@ def suggested_temperatures() -> str:
     )
 
 
-def costs(layouts: dict[str, str]) -> str:
+def costs(layouts: dict[str, str], form: str = ".2g") -> str:
     """Median and quartiles of the ratio to SGD-M's step, one column a layout that was measured."""
     found = {(row["layout"], row["variant"]): row for row in rows("step_cost.csv")}
     measured = {layout for layout, _ in found}
@@ -171,7 +171,7 @@ def costs(layouts: dict[str, str]) -> str:
                 float(found[layout, variant][name])
                 for name in ("ratio", "ratio_q1", "ratio_q3")
             )
-            cells.append(f"{middle:.2g}&nbsp;({low:.2g}&ndash;{high:.2g})")
+            cells.append(f"{middle:{form}}&nbsp;({low:{form}}&ndash;{high:{form}})")
         lines.append(cells)
     return markdown(["step", *layouts.values()], lines)
 
@@ -198,7 +198,8 @@ def costs_of_training() -> str:
             .replace("20490", "20,490")
             .replace("110295", "110,295")
             for name in names
-        }
+        },
+        ".2f",
     )
 
 
@@ -214,7 +215,7 @@ def cost_of_a_metric() -> str:
             [
                 variant,
                 f"{ratio:.2g}",
-                f"{ratio / float(found[one, 'Adam']['ratio']):.2g}",
+                f"{ratio / float(found[one, 'Adam']['ratio']):.2f}",
                 f"{float(found[many, variant]['compile_ratio']):.2g}",
             ]
         )

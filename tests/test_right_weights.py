@@ -28,7 +28,8 @@ def test_the_budget_is_the_first_at_which_every_seed_is_right():
     rows = [row(100, 0), row(100, 1, 0.2), row(200, 0), row(200, 1), row(400, 0), row(400, 1)]
     assert least(rows, "galaxies", "CTLD", 2) == 200
     assert needed(rows, "galaxies", "CTLD", 2) == "200"
-    assert needed(rows, "galaxies", "CTLD", 3) == "more than 400"  # of three seeds one has not run
+    assert needed(rows, "galaxies", "CTLD", 3) == "not finished"  # of three seeds one has not run
+    assert needed([*rows, row(400, 2, 0.2)], "galaxies", "CTLD", 3) == "more than 400"
     assert needed(rows, "galaxies", "NUTS", 2) == "not run"
 
 

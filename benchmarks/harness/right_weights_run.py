@@ -44,5 +44,10 @@ def least(rows: Sequence[Row], problem: str, method: str, seeds: int = SEEDS) ->
 def needed(rows: Sequence[Row], problem: str, method: str, seeds: int = SEEDS) -> str:
     """That budget in words, or beyond which one it is."""
     found = least(rows, problem, method, seeds)
-    tried = [row.budget for row in rows if (row.problem, row.method) == (problem, method)]
-    return f"{found:,}" if found is not None else f"more than {max(tried):,}" if tried else "not run"
+    if found is not None:
+        return f"{found:,}"
+    own = [row for row in rows if (row.problem, row.method) == (problem, method)]
+    if not own:
+        return "not run"
+    most = max(row.budget for row in own)
+    return "not finished" if all(row.is_right for row in own if row.budget == most) else f"more than {most:,}"
