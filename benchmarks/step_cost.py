@@ -351,7 +351,7 @@ def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
     """Step time over the number of parameters, one leaf, log-log."""
     rows = [row for row in rows if row.layout.startswith("one leaf")]
     styles = itertools.cycle(
-        itertools.product(("o-", "s--"), ("0.1", *plotting.PALETTE)),
+        itertools.product(("o-", "s--", "^:"), ("0.1", *plotting.PALETTE)),
     )
     with summary.styled():
         figure, ax = plt.subplots(figsize=(9, 5.4), layout="constrained")
