@@ -106,6 +106,13 @@ def test_a_gradient_whose_square_is_not_finite_is_left_out(metric_class, bad):
     assert int(num_seen) == 2
 
 
+@pytest.mark.parametrize("metric_class", METRICS)
+def test_without_memory_the_last_gradient_counts_alone(metric_class):
+    """Also after one that is a hundred thousand times as large."""
+    memory = observed(metric_class(decay=0.0), [jnp.full(3, 1e5), jnp.full(3, 1.0)])
+    np.testing.assert_array_equal(memory.nu, np.ones_like(memory.nu))
+
+
 def test_a_bad_step_does_no_lasting_harm():
     tx = ctld_optax.ctld(0.01, 1e-3, key=0, tempering=None, preconditioner=ctld_optax.SecondMoment())
     state, update = tx.init(PARAMS), jax.jit(tx.update)

@@ -110,10 +110,10 @@ class _RunningMetric:
         scale, last_scale = (self.scale_of(seen, temperature) for seen in (num_seen, memory.num_seen))
 
         def running(nu: jax.Array, square: jax.Array) -> jax.Array:
-            # Selected before it is added: a selection between the new nu and the old one, in whose place it goes, XLA makes a
-            # store of some entries and not of others, which takes half as long again.
-            seen = jnp.where(jnp.isfinite(square) & is_open, square, nu)
-            return nu + (1.0 - self.decay) * (seen - nu)
+            # What is added and the factor are selected, not the sum: a selection between the new nu and the old one, in whose
+            # place it goes, XLA makes a store of some entries and not of others, which takes half as long again.
+            takes = jnp.isfinite(square) & is_open
+            return jnp.where(takes, (1.0 - self.decay) * square, 0.0) + jnp.where(takes, self.decay, 1.0) * nu
 
         def taken_in(nu: Any) -> Any:
             return jax.tree.map(running, nu, self._squares(nu, grads, specs))
