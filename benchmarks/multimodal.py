@@ -34,13 +34,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import crossers, files, provenance, separated, summary, table
-from benchmarks.harness.multimodal_run import KEY, Row
+from benchmarks.harness.multimodal_run import KEY, SEEDS, Row
 from ctld_optax import plotting
 
 CSV = pathlib.Path(__file__).parent / "results" / "multimodal.csv"
 BUDGET = 200_000
 SMALL = 100_000
-SEEDS = 8
 PILOT_SEED = 1_000
 COLORS = {
     "CTLD": plotting.VERMILLION,
@@ -279,16 +278,20 @@ def nested(target: separated.Problem) -> dict[str, Any]:
     return {**figures(target, chain), **evidence}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.multimodal", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def parser_of(prog: str, description: str | None, csv: pathlib.Path) -> argparse.ArgumentParser:
+    """What the commands over separated modes have in common: which of these posteriors and samplers, seeds and file."""
+    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--problems", nargs="+", choices=separated.NAMES, metavar="NAME", help="only these (default all)")
     parser.add_argument("--methods", nargs="+", choices=crossers.METHODS, metavar="NAME", help="only these (default all)")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="number of seeds (default %(default)s)")
+    parser.add_argument("--csv", type=pathlib.Path, default=csv, help="where results are kept (default %(default)s)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of("benchmarks.multimodal", __doc__, CSV)
     parser.add_argument("--small", action="store_true", help="one problem, parallel tempering, one seed, fewer gradients")
     parser.add_argument("--truth", action="store_true", help="find the truth, where its file lacks it, and nothing else")
-    parser.add_argument("--csv", type=pathlib.Path, default=CSV, help="where results are kept (default %(default)s)")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out"), help="folder of the figure (default out)")
     options = parser.parse_args(arguments)
     if options.seeds < 1:

@@ -5,11 +5,10 @@
 Right is a run that has found all modes, each with at least a tenth of its weight, and no weight wrong by more than 0.05. Each
 sampler goes through budgets that double, until one at which every seed is right: CTLD up to sixteen times that of `multimodal`,
 another up to what CTLD needs, for beyond that it needs more. At a seed that is wrong a budget is over. A sampler that has
-something to set takes what its pilots in `multimodal` have chosen.
+something to set takes what its pilots in `multimodal` have chosen. CTLD runs whatever `--methods` names.
 Runs are kept in a CSV, and only what it lacks is run.
 """
 
-import argparse
 import importlib.metadata
 import json
 import pathlib
@@ -23,7 +22,7 @@ from rich.table import Table
 from benchmarks import multimodal
 from benchmarks.harness import crossers, separated, table
 from benchmarks.harness.multimodal_run import OURS, chosen
-from benchmarks.harness.right_weights_run import KEY, SEEDS, Row, needed
+from benchmarks.harness.right_weights_run import KEY, Row, needed
 
 CSV = pathlib.Path(__file__).parent / "results" / "right_weights.csv"
 BUDGETS = tuple(multimodal.BUDGET * 2**doublings for doublings in range(5))
@@ -51,9 +50,9 @@ def measured(name: str, method: str, setting: crossers.Setting, seed: int, budge
 def least(name: str, method: str, budgets: Sequence[int], seeds: int, path: pathlib.Path, console: Console) -> int | None:
     """The first of the budgets at which every seed is right; only the runs that the CSV lacks are made."""
     setting = chosen(table.read(multimodal.CSV, multimodal.Row), name, method, crossers.METHODS[method].settings)
+    known = {row.run: row for row in table.read(path, Row)}
     for budget in budgets:
         for seed in range(seeds):
-            known = {row.run: row for row in table.read(path, Row)}
             row = known.get((name, method, json.dumps(setting), budget, seed))
             if row is None:
                 row = measured(name, method, setting, seed, budget)
@@ -76,21 +75,9 @@ def shown(rows: Sequence[Row], seeds: int) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.right_weights", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--problems", nargs="+", choices=separated.NAMES, metavar="NAME", help="only these (default all)")
-    parser.add_argument("--methods", nargs="+", choices=crossers.METHODS, metavar="NAME", help="CTLD and these (default all)")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="number of seeds (default %(default)s)")
-    parser.add_argument(
-        "--budgets",
-        nargs="+",
-        type=int,
-        default=BUDGETS,
-        metavar="N",
-        help="of gradients (default: 200,000, then doubled)",
-    )
-    parser.add_argument("--csv", type=pathlib.Path, default=CSV, help="where results are kept (default %(default)s)")
+    parser = multimodal.parser_of("benchmarks.right_weights", __doc__, CSV)
+    doubled = "of gradients (default: 200,000, then doubled)"
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, metavar="N", help=doubled)
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error("--seeds must be at least 1")

@@ -158,9 +158,14 @@ def suggested_temperatures() -> str:
     )
 
 
+def step_costs() -> dict[tuple[str, str], dict[str, str]]:
+    """What was measured of each variant, by layout and variant."""
+    return {(row["layout"], row["variant"]): row for row in rows("step_cost.csv")}
+
+
 def costs(layouts: dict[str, str], form: str = ".2g") -> str:
     """Median and quartiles of the ratio to SGD-M's step, one column a layout that was measured."""
-    found = {(row["layout"], row["variant"]): row for row in rows("step_cost.csv")}
+    found = step_costs()
     measured = {layout for layout, _ in found}
     layouts = {name: words for name, words in layouts.items() if name in measured}
     lines: list[list[str]] = []
@@ -205,7 +210,7 @@ def costs_of_training() -> str:
 
 def cost_of_a_metric() -> str:
     """Steps in each metric, beside Adam's, and what compiling 400 leaves takes; ratios to SGD-M, then to Adam."""
-    found = {(row["layout"], row["variant"]): row for row in rows("step_cost.csv")}
+    found = step_costs()
     one, many = "one leaf, 1e7", "400 leaves, 1e7"
     variants = [name for layout, name in found if layout == one and " in " in name]
     lines: list[list[str]] = []

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-OURS = "CTLD"
+OURS, SEEDS = "CTLD", 8
 KEY = ("problem", "method", "setting", "stage", "seed")  # of a row
 
 

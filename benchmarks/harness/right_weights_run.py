@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-CLOSE, SEEDS = 0.05, 8
+from benchmarks.harness.multimodal_run import SEEDS
+
+CLOSE = 0.05
 KEY = ("problem", "method", "setting", "budget", "seed")  # of a row
 
 
