@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import os
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,31 @@ import ctld_optax
 from ctld_optax._arrays import compat
 from ctld_optax._arviz import arviz
 
+# What takes the time of most tests is compiling: with these flags half of it, for programs some of which run slower. Pages,
+# notebooks and the oldest leg of noxfile.py are compiled as users' programs are. An XLA that does not know a flag ends the
+# process, so that older ones get none; `XLA_FLAGS=` in front of the command keeps XLA as it is.
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+if jax.__version_info__ >= (0, 10):
+    os.environ.setdefault("XLA_FLAGS", QUICK)  # read when a backend is made, which importing JAX does not do
+
+# Each worker of pytest-xdist has cores of its own: threads of two on one core mostly wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    worker, workers = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[worker::workers] or cores)
+
+# Equal programs of different tests are compiled once: by each process, for JAX writes entries while others may read them.
+COMPILED = tempfile.TemporaryDirectory(prefix="ctld-optax-tests-")
+jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 with contextlib.suppress(ImportError):  # the minimal install has none
     arviz("tests of samples")  # before test modules import it, in all worker processes at about the same moment
+
+
+def pytest_unconfigure():
+    COMPILED.cleanup()
 
 
 _tests = itertools.count(1)

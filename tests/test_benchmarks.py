@@ -25,10 +25,11 @@ from benchmarks import (
     temperature_range,
     value_free,
 )
-from benchmarks.harness import data, provenance, sweep, table
+from benchmarks.harness import data, deep_mlp, provenance, sweep, table
 
 
-def test_digits_ends_in_a_table_and_a_figure(tmp_path, capsys):
+def test_digits_ends_in_a_table_and_a_figure(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(deep_mlp, "HIDDEN_LAYERS", 3)  # the compiler takes its time for the weights of each layer
     digits.main(["--steps", "50", "--seeds", "2", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     labels = list(digits.jobs(tune=False))

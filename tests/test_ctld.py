@@ -162,7 +162,8 @@ def test_momenta_stay_thermal_when_the_learning_rate_changes(name, integrator):
     assert np.all(np.isfinite(found))
     assert np.max(found[60:]) < 1.06 * heat
     # A step at learning rate 0 has friction and no noise: the 1/(1 - mu) steps that it takes to recover are left out.
-    moving = np.asarray([all(float(SCHEDULES[name](s)) > 0.0 for s in range(t - 40, t + 1)) for t in range(60, 400)])
+    rates = np.asarray([SCHEDULES[name](step) for step in range(400)])
+    moving = np.asarray([np.all(rates[step - 40 : step + 1] > 0.0) for step in range(60, 400)])
     assert np.sum(moving) > 100
     assert np.min(found[60:][moving]) > 0.94 * heat
 

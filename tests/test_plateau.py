@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from benchmarks import plateau, plateau_rates, plateau_tuned
-from benchmarks.harness import plateau_maps, sweep
+from benchmarks.harness import deep_mlp, plateau_maps, sweep
 from benchmarks.harness.plateau_maps import Map
 
 
@@ -143,7 +143,8 @@ def test_the_map_over_learning_rates_keeps_what_the_tuner_chose():
 
 
 @pytest.mark.slow
-def test_the_scripts_end_in_tables_and_figures_and_run_nothing_twice(tmp_path, capsys):
+def test_the_scripts_end_in_tables_and_figures_and_run_nothing_twice(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(deep_mlp, "HIDDEN_LAYERS", 3)  # the compiler takes its time for the weights of each layer
     places = ["--csv", str(tmp_path / "r.csv"), "--out", str(tmp_path), "--steps", "4", "--trials", "1", "--seeds", "1"]
     methods = ["--methods", "SGD-M", "CTLD"]
     commands = {plateau_tuned: methods, plateau_rates: methods, plateau: ["--methods", "CTLD, cold hand-over", "CTLD, cooled"]}

@@ -102,7 +102,7 @@ def test_without_an_order_the_mixture_has_two_modes_alike():
 @needs_data
 @each
 def test_nuts_finds_the_moments_of_the_reference(name, monkeypatch):
-    monkeypatch.setattr(peers, "DRAWS", 4_000)
+    monkeypatch.setattr(peers, "DRAWS", 2_000)
     target = posteriors.posterior(name)
     draws = peers.METHODS["NUTS, dense"].sample(target, jax.random.key(1), peers.mode(target, jax.random.key(0), 4))
     found = posteriordb.score(target, draws.samples)

@@ -26,7 +26,7 @@ def arguments() -> argparse.Namespace:
 if __name__ == "__main__":  # before JAX starts its backend
     ARGS = arguments()
     count = DEVICES_PER_PROCESS[1 if ARGS.process is None else 2]
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
 
 import jax
 import jax.numpy as jnp

@@ -21,8 +21,7 @@ pytestmark = [pytest.mark.slow, versions.MESHES]
 
 def start(*arguments):
     """`python -m tests.compat.devices` as a process of its own, which may set the number of its devices."""
-    environment = {name: text for name, text in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.compat.devices", *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
