@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import multimodal, right_weights
-from benchmarks.harness import crossers, multimodal_run, separated, table
-from benchmarks.harness.right_weights_run import Row, least, needed
+from benchmarks.harness import crossers, multimodal_run, separated, standing, table
+from benchmarks.harness.right_weights_run import KEY, Row, compared, least, needed
 from tests.test_multimodal import pair, toy_found, toy_truth
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -31,6 +31,33 @@ def test_the_budget_is_the_first_at_which_every_seed_is_right():
     assert needed(rows, "galaxies", "CTLD", 3) == "not finished"  # of three seeds one has not run
     assert needed([*rows, row(400, 2, 0.2)], "galaxies", "CTLD", 3) == "more than 400"
     assert needed(rows, "galaxies", "NUTS", 2) == "not run"
+
+
+def test_samplers_are_compared_once_all_are_right_or_wrong_with_as_many_gradients():
+    ours = [row(100, 0, 0.2), row(200, 0), row(200, 1)]
+    none = row(100, 0, 0.2, method="NUTS")
+    assert compared([*ours, none], 2) == {}  # NUTS may be right with 200
+    assert compared([*ours, none, row(200, 0, method="NUTS")], 2) == {}  # a seed is to come
+    assert compared([*ours, none, row(200, 0, 0.2, method="NUTS")], 2) == {"galaxies": {"CTLD": 200, "NUTS": None}}
+    early = [row(100, 0, method="NUTS"), row(100, 1, method="NUTS")]
+    assert compared([*ours, *early], 2) == {"galaxies": {"CTLD": 200, "NUTS": 100}}
+    assert compared([ours[0], *early], 2) == {}  # CTLD is not right
+
+
+@pytest.mark.parametrize(
+    ("theirs", "verdict", "words"),
+    [
+        ((100, 0.01), standing.LOSES, "CTLD: 200; NUTS: 100"),
+        ((200, 0.01), standing.LEVEL, "CTLD: 200; NUTS: 200"),
+        ((200, 0.2), standing.WINS, "CTLD: 200; the other 1: more"),
+    ],
+)
+def test_the_verdict_is_of_the_least_gradients(theirs, verdict, words, tmp_path):
+    budget, worst = theirs
+    rows = [one for seed in range(8) for one in (row(200, seed), row(budget, seed, worst, method="NUTS"))]
+    table.add(tmp_path / "right_weights.csv", Row, rows, key=KEY)
+    (line,) = standing.right_weights(tmp_path)
+    assert (line.verdict, line.figures) == (verdict, words)
 
 
 def test_the_largest_error_of_a_weight_is_told():

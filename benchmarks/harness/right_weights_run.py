@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.harness.multimodal_run import SEEDS
+from benchmarks.harness.multimodal_run import OURS, SEEDS
 
 CLOSE = 0.05
 KEY = ("problem", "method", "setting", "budget", "seed")  # of a row
@@ -53,3 +53,18 @@ def needed(rows: Sequence[Row], problem: str, method: str, seeds: int = SEEDS) -
         return "not run"
     most = max(row.budget for row in own)
     return "not finished" if all(row.is_right for row in own if row.budget == most) else f"more than {most:,}"
+
+
+def compared(rows: Sequence[Row], seeds: int = SEEDS) -> dict[str, dict[str, int | None]]:
+    """By posterior, each sampler's first budget at which every seed is right, or None where it is beyond what CTLD needs.
+
+    Only posteriors that CTLD gets right, and on which each sampler of the file has been right, or wrong with as many gradients.
+    """
+    methods, told = dict.fromkeys(row.method for row in rows), dict[str, dict[str, int | None]]()
+    for problem in dict.fromkeys(row.problem for row in rows):
+        ours = least(rows, problem, OURS, seeds)
+        wrong = {row.method for row in rows if (row.problem, row.budget) == (problem, ours) and not row.is_right}
+        budgets = {method: least(rows, problem, method, seeds) for method in methods}
+        if ours is not None and all(budget is not None or method in wrong for method, budget in budgets.items()):
+            told[problem] = budgets
+    return told

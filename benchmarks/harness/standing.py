@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import ensembles, minibatches, transformer
-from benchmarks.harness import multimodal_run, posterior_run, summary, sweep, table
+from benchmarks.harness import multimodal_run, posterior_run, right_weights_run, summary, sweep, table
 
 WINS, LEVEL, LOSES = "wins", "level", "**loses**"
 OURS, NUTS = multimodal_run.OURS, "NUTS, dense"
@@ -119,6 +119,19 @@ def separated_modes(folder: pathlib.Path) -> list[Line]:
     return lines
 
 
+def right_weights(folder: pathlib.Path) -> list[Line]:
+    """Gradients until every seed has the weights of all modes right, a line a posterior. No other is asked beyond CTLD's."""
+    lines: list[Line] = []
+    for problem, budgets in right_weights_run.compared(table.read(folder / "right_weights.csv", right_weights_run.Row)).items():
+        others = {method: budget for method, budget in budgets.items() if method != OURS and budget is not None}
+        ours, best = budgets[OURS] or 0, min(others, key=lambda method: others[method], default=None)
+        told = f"{best}: {others[best]:,}" if best else f"the other {len(budgets) - 1}: more"
+        verdict = WINS if best is None or ours < others[best] else LEVEL if ours == others[best] else LOSES
+        question = f"gradients until every seed has all weights right, {problem.replace('_', ' ')}"
+        lines.append(Line(question, verdict, f"{OURS}: {ours:,}; {told}", "results/right_weights.csv"))
+    return lines
+
+
 def wrong_labels(folder: pathlib.Path) -> list[Line]:
     """Accuracy of the mean prediction, seed by seed, beside the best of each kind."""
     lines: list[Line] = []
@@ -184,6 +197,7 @@ def text(rows: Sequence[sweep.Row], folder: pathlib.Path) -> str:
         real_posteriors,
         many_rows,
         separated_modes,
+        right_weights,
         wrong_labels,
         transformers,
     ]
