@@ -36,6 +36,7 @@ def test_the_budget_is_the_first_at_which_every_seed_is_right():
 def test_samplers_are_compared_once_all_are_right_or_wrong_with_as_many_gradients():
     ours = [row(100, 0, 0.2), row(200, 0), row(200, 1)]
     none = row(100, 0, 0.2, method="NUTS")
+    assert compared(ours, 2) == {}  # beside nobody
     assert compared([*ours, none], 2) == {}  # NUTS may be right with 200
     assert compared([*ours, none, row(200, 0, method="NUTS")], 2) == {}  # a seed is to come
     assert compared([*ours, none, row(200, 0, 0.2, method="NUTS")], 2) == {"galaxies": {"CTLD": 200, "NUTS": None}}

@@ -65,6 +65,10 @@ def compared(rows: Sequence[Row], seeds: int = SEEDS) -> dict[str, dict[str, int
         ours = least(rows, problem, OURS, seeds)
         wrong = {row.method for row in rows if (row.problem, row.budget) == (problem, ours) and not row.is_right}
         budgets = {method: least(rows, problem, method, seeds) for method in methods}
-        if ours is not None and all(budget is not None or method in wrong for method, budget in budgets.items()):
+        if (
+            ours is not None
+            and len(methods) > 1
+            and all(budget is not None or method in wrong for method, budget in budgets.items())
+        ):
             told[problem] = budgets
     return told

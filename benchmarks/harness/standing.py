@@ -6,6 +6,7 @@ and CTLD wins or loses where these leave no doubt.
 """
 
 import json
+import math
 import pathlib
 import statistics
 from collections.abc import Callable, Sequence
@@ -123,10 +124,11 @@ def right_weights(folder: pathlib.Path) -> list[Line]:
     """Gradients until every seed has the weights of all modes right, a line a posterior. No other is asked beyond CTLD's."""
     lines: list[Line] = []
     for problem, budgets in right_weights_run.compared(table.read(folder / "right_weights.csv", right_weights_run.Row)).items():
-        others = {method: budget for method, budget in budgets.items() if method != OURS and budget is not None}
-        ours, best = budgets[OURS] or 0, min(others, key=lambda method: others[method], default=None)
-        told = f"{best}: {others[best]:,}" if best else f"the other {len(budgets) - 1}: more"
-        verdict = WINS if best is None or ours < others[best] else LEVEL if ours == others[best] else LOSES
+        needed = {method: math.inf if budget is None else budget for method, budget in budgets.items()}
+        ours = needed.pop(OURS)
+        best = min(needed, key=lambda method: needed[method])
+        told = f"{best}: {needed[best]:,}" if budgets[best] else f"the other {len(needed)}: more"
+        verdict = WINS if ours < needed[best] else LEVEL if ours == needed[best] else LOSES
         question = f"gradients until every seed has all weights right, {problem.replace('_', ' ')}"
         lines.append(Line(question, verdict, f"{OURS}: {ours:,}; {told}", "results/right_weights.csv"))
     return lines
