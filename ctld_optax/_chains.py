@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ctld_optax._dynamics.langevin import CTLDState, Langevin
-from ctld_optax._dynamics.preconditioner import Coordinates, Natural
-from ctld_optax._heated import Even, Heated
+from ctld_optax._dynamics.preconditioner import Coordinates, Dense, Diagonal, Natural
 
 # A step with a larger energy error, in units of k_B T, is not taken: it has left the region where the step size makes sense.
 # Where it makes sense errors are of the order of 0.1, so that the guard costs a sample nothing.
@@ -67,8 +66,10 @@ class Trace(NamedTuple):
       grad: of what is sampled at the step's temperature, likewise.
       heated, energy: of the part that tempering divides, and of the whole target at full weight, shape (steps,).
       alpha, beta, kinetic_energy: of the sampler, shape (steps,).
-      error: of the energy, by the trapezoid rule along the step: 0 where the target is harmonic, whatever the step.
-      diverging: whether the step was not taken.
+      error: of the energy: by the trapezoid rule along the step, 0 where the target is harmonic, whatever the step; where steps
+        are accepted or refused, the work by which that is decided.
+      diverging: whether the step could not be taken.
+      acceptance: the chance that the step had of being taken, where there is one.
     """
 
     position: jax.Array
@@ -80,6 +81,7 @@ class Trace(NamedTuple):
     kinetic_energy: jax.Array
     error: jax.Array
     diverging: jax.Array
+    acceptance: Any = ()
 
 
 class Chain(NamedTuple):
@@ -124,7 +126,7 @@ def refreshed(state: CTLDState, key: jax.Array) -> CTLDState:
 
 
 def walk(
-    target: Target, kernel: Langevin, coordinates: Even | Heated, chain: Chain, num_steps: int, clip: Any, offset: Any
+    target: Target, kernel: Langevin, coordinates: Dense | Diagonal, chain: Chain, num_steps: int, clip: Any
 ) -> tuple[Chain, Trace]:
     """Steps of one chain.
 
@@ -134,22 +136,20 @@ def walk(
     Args:
       target: what is sampled.
       kernel: the sampler, whose momentum is in the coordinates.
-      coordinates: in which the step is taken, by its temperature.
+      coordinates: in which the step is taken.
       chain: where from.
       num_steps: how many.
       clip: the largest norm of a gradient in the sampler's coordinates, in units of sqrt(d); infinite for samples.
-      offset: taken off the heated energy before alpha sees it, which changes the share of each alpha and nothing else: with
-        the energy of a cold chain the bias has little to learn where the run begins.
     """
 
     def step(chain: Chain, _: None) -> tuple[Chain, Trace]:
         here, state, reach = chain
         energy, grad = here.at(state.beta)
-        inward = coordinates.inward(grad, state.beta)
+        inward = coordinates.inward(grad)
         inward = inward * jnp.minimum(1.0, clip * jnp.sqrt(grad.size / state.beta) / jnp.linalg.norm(inward))
         momentum = kernel.accelerate(inward, state.momentum, kernel.kept(state))
-        after = kernel.thermalize(state._replace(momentum=momentum), here.heated - offset, inward)
-        velocity = coordinates.outward(jnp.asarray(after.momentum), state.beta, after.beta, kernel.decay)
+        after = kernel.thermalize(state._replace(momentum=momentum), here.heated, inward)
+        velocity = coordinates.outward(jnp.asarray(after.momentum))
         updates = -reach * after.learning_rate * velocity
         there = place(target, here.position + updates)
         new_energy, new_grad = there.at(state.beta)

@@ -27,11 +27,11 @@ import jax
 import jax.numpy as jnp
 
 from ctld_optax import _warmup as warmup
-from ctld_optax._chains import DIVERGENCE, Target, Trace
+from ctld_optax._chains import Target, Trace
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
 from ctld_optax._dynamics.preconditioner import Dense, Diagonal
 from ctld_optax._dynamics.tempering import PolynomialTempering
-from ctld_optax._heated import Even, Heated
+from ctld_optax._heated import Heated
 from ctld_optax._windows import WINDOW, Sampler, start, steps
 
 MOST = 10  # doublings
@@ -44,6 +44,8 @@ LAST = 2  # windows more at the temperature 1
 STEPS_APART = 10.0  # of which one is worth as much as an independent sample,
 PRIOR_VISITS = 5.0  # of those, that what is known before a window counts as
 STIFF = 4.0
+REFUSED = 0.05
+LARGEST_RATE = 1.0  # a direction STIFF times as stiff is stable still
 TRUSTED = 100.0  # visits to each node that the first mean force counts as
 
 
@@ -110,7 +112,7 @@ def explored(
         beta = math.exp(log_beta)
         chains = start(target, sampler, metric.learning_rate, walkers, visit_key, beta)
         # Metrics here are of the tempered density itself, which its momentum, of the temperature 1/beta, is not.
-        coordinates = Even(metric.coordinates, math.sqrt(beta))
+        coordinates = jax.tree.map(lambda scale: math.sqrt(beta) * scale, metric.coordinates)
         chains, window = steps(target, sampler, coordinates, metric.learning_rate, chains, warmup.CLIP)
         after, _ = warmup.refined(metric, window, largest)
         energy, spread, disagreement = (float(x) for x in _shown(window.heated, window.position, jnp.asarray(beta)))
@@ -169,23 +171,22 @@ def shortened(coordinates: Heated, ladder: Ladder, learning_rate: jax.Array) -> 
 
 @jax.jit
 def relearned(coordinates: Heated, widest: jax.Array, window: Trace) -> Heated:
-    """The coordinates that a window in which temperatures move asks for: narrower where steps are too long, or again as wide.
+    """The coordinates that a window in which temperatures move asks for, by what each level has shown.
 
     In modes where no chain has come down a step may be too long. Chains that cross see them all: by the mean square of the
     gradient, the mean curvature over all modes, a direction of more than `STIFF` times the curvature that the metric gives it
-    is mended; by the error of the energy, to which a step not taken counts as one of `DIVERGENCE`, a whole level. Chains that
-    fall into a mode make larger errors than those that live there, so that some of it is taken back: up to the `widest`.
+    is mended. Then the whole level becomes wider or narrower, until `REFUSED` of its steps are not taken; up to the `widest`.
     """
-    last, size = coordinates.widths.shape[0] - 1, window.position.shape[-1]
+    last = coordinates.widths.shape[0] - 1
     inward = jax.vmap(jax.vmap(coordinates.inward))(window.grad, window.beta) / jnp.sqrt(window.beta)[..., None]
     place = jnp.round(last * jnp.clip(jnp.log(window.beta) / coordinates.lowest, 0.0, 1.0)).astype(jnp.int32)
     here = jax.nn.one_hot(place, last + 1, dtype=inward.dtype) / STEPS_APART
     seen = PRIOR_VISITS + here.sum((0, 1))
-    taken = jnp.where(window.diverging[..., None], 0.0, here)
-    curvature = (PRIOR_VISITS + jnp.einsum("csl,csd->ld", taken, jnp.square(inward))) / seen[:, None]
-    errors = jnp.square(jnp.where(window.diverging, DIVERGENCE, window.error)) / size
-    errors = (PRIOR_VISITS * warmup.ERROR**2 + jnp.einsum("csl,cs->l", here, errors)) / seen
-    stiffness = jnp.maximum(1.0, curvature / STIFF) / warmup.slower(jnp.sqrt(errors))[:, None]
+    curvature = (PRIOR_VISITS + jnp.einsum("csl,csd->ld", here, jnp.square(inward))) / seen[:, None]
+    refused = (PRIOR_VISITS * REFUSED + jnp.einsum("csl,cs->l", here, 1.0 - window.acceptance)) / seen
+    # As the learning rate to the power 3/2, since the work of a step goes as its length cubed.
+    rates = jnp.minimum(warmup.RISE, (REFUSED / jnp.maximum(refused, 1e-30)) ** (2.0 / 3.0))
+    stiffness = jnp.maximum(1.0, curvature / STIFF) / rates[:, None]
     return coordinates._replace(widths=jnp.minimum(coordinates.widths - 0.5 * jnp.log(stiffness), widest))
 
 

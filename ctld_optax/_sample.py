@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ctld_optax import _batches as batches
+from ctld_optax import _exact as exact
 from ctld_optax import _heat as heat
 from ctld_optax import _warmup as warmup
 from ctld_optax._arrays import compat
@@ -21,9 +22,8 @@ from ctld_optax._checked import checked
 from ctld_optax._dynamics.adaptive_force import AdaptiveBiasingForce
 from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.tempering import GeometricTempering, PolynomialTempering
-from ctld_optax._heated import Even
 from ctld_optax._validate import as_key, check_arrays, check_count, check_params, check_range
-from ctld_optax._windows import CHAINS, WINDOW, Sampler, batch_steps, start, start_batches, steps
+from ctld_optax._windows import CHAINS, WINDOW, Sampler, batch_steps, exact_steps, start, start_batches, start_exact, steps
 from ctld_optax.diagnostics._trajectory import round_trips
 
 BIAS_WARMUP = 2  # times as many steps as those that find the metric, for alpha to see all modes
@@ -210,7 +210,7 @@ def sample(
     if way.tempering is not None:
         told["round_trips"] = round_trips(run.alpha, way.tempering.delta, way.tempering.delta_prime)
         if isinstance(bias, AdaptiveBiasingForce):
-            seen = chains.state.bias.at[:, 0].add(-heat.TRUSTED)
+            seen = chains.bias.at[:, 0].add(-heat.TRUSTED)
             told["bias_missing"] = float(jnp.max(bias.missing(seen)))
         run = _cold(run, way.tempering)
     values = _values(run.position, to_params, constrain)
@@ -221,7 +221,7 @@ def sample(
         "diverging": run.diverging,
     }
     if way.tempering is not None:
-        stats |= {"alpha": run.alpha, "beta": run.beta}
+        stats |= {"alpha": run.alpha, "beta": run.beta, "acceptance_rate": run.acceptance}
     result = az.from_dict(posterior=values, sample_stats={name: stats[name] for name in stats if name not in way.unknown})
     result.sample_stats.attrs.update(
         gradients=num_chains * num_calls * WINDOW * way.share,
@@ -262,8 +262,7 @@ def _warmed(target: Target, found: warmup.Found, cold: Sampler, num_windows: int
     for number in range(num_windows):
         next(calls)
         chains = start(target, cold, metric.learning_rate, positions, jax.random.fold_in(key, number))
-        coordinates = Even(metric.coordinates)
-        chains, window = steps(target, cold, coordinates, metric.learning_rate, chains, warmup.CLIP)
+        chains, window = steps(target, cold, metric.coordinates, metric.learning_rate, chains, warmup.CLIP)
         # Not by the last window: what it leaves apart the report shall see.
         home = warmup.homes(metric, window) if number < num_windows - 1 else own
         left |= np.asarray(home != own)
@@ -298,7 +297,7 @@ class Way(NamedTuple):
 
 def _on_all(target: Target, sampler: Sampler, warm: Warm, key: jax.Array) -> Way:
     """All rows, in every step."""
-    rate, coordinates = warm.metric.learning_rate, Even(warm.metric.coordinates)
+    rate, coordinates = warm.metric.learning_rate, warm.metric.coordinates
     return Way(
         start(target, sampler, rate, warm.positions, key),
         lambda chains: steps(target, sampler, coordinates, rate, chains),
@@ -324,25 +323,27 @@ def _tempered(
     if isinstance(tempering, str):
         hottest = heat.enough(ladder)
         tempering = GeometricTempering(strength=1.0 - 1.0 / hottest)
-    widest, rate = heat.heated(ladder), jnp.asarray(learning_rate, warm.positions.dtype)
-    coordinates = heat.shortened(widest, ladder, rate)
+    rate = jnp.asarray(learning_rate, warm.positions.dtype)
+    metrics = heat.heated(ladder)
+    coordinates = heat.shortened(metrics, ladder, rate)
+    widest = metrics.widths + 0.5 * math.log(max(heat.LARGEST_RATE / learning_rate, 1.0))
     offset = jnp.asarray(ladder.levels[0].energy, rate.dtype)
     size = warm.positions.shape[1]
     step_size = _unhurried(tempering.strength, size) if alpha_step_size is None else alpha_step_size
     shared = None if bias is None else dataclasses.replace(bias, axis_name=CHAINS)
-    sampler = cold._replace(tempering=tempering, bias=shared, alpha_step_size=step_size)
-    chains = start(target, sampler, rate, ladder.positions, start_key)
+    alphas, pace = exact.Alphas(tempering, shared, step_size), exact.Pace(rate, cold.momentum)
+    known = jnp.zeros((2, 0), rate.dtype) if bias is None else bias.init(rate.dtype)
     if isinstance(bias, AdaptiveBiasingForce):
         known = heat.informed(bias, tempering, ladder, offset)
-        state = chains.state._replace(bias=jnp.broadcast_to(known, chains.state.bias.shape))
-        chains = chains._replace(state=state)
+    walkers = start_exact(target, ladder.positions, known, start_key)
     for _ in calls:
-        chains, window = steps(target, sampler, coordinates, rate, chains, offset=offset)
-        coordinates = heat.relearned(coordinates, widest.widths, window)
+        walkers, window = exact_steps(target, coordinates, alphas, pace, offset, walkers)
+        coordinates = heat.relearned(coordinates, widest, window)
     return Way(
-        chains,
-        lambda chains: steps(target, sampler, coordinates, rate, chains, offset=offset),
+        walkers,
+        lambda walkers: exact_steps(target, coordinates, alphas, pace, offset, walkers),
         spent=ladder.gradients,
+        unknown=("energy_error",),
         attributes={
             "learning_rate": learning_rate * float(jnp.exp(2.0 * coordinates.widths[0].max())),
             "hottest": 1.0 / (1.0 - tempering.strength),

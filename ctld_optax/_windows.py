@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 
 from ctld_optax import _batches as batches
+from ctld_optax import _exact as exact
 from ctld_optax._chains import Chain, Target, Trace, begin, walk
-from ctld_optax._dynamics.alpha import Bias
 from ctld_optax._dynamics.langevin import Langevin
-from ctld_optax._dynamics.tempering import PolynomialTempering
-from ctld_optax._heated import Even, Heated
+from ctld_optax._dynamics.preconditioner import Dense, Diagonal
+from ctld_optax._heated import Heated
 from ctld_optax._presets import posterior_sampler
 from ctld_optax._warmup import Metric
 
@@ -21,22 +21,19 @@ CHAINS = "chains"  # the axis of those that share a bias
 
 
 class Sampler(NamedTuple):
-    """The settings of a sampler that a compiled call is made for; by default at a constant temperature."""
+    """The settings of a sampler at a constant temperature that a compiled call is made for."""
 
     momentum: float
-    tempering: PolynomialTempering | None = None
-    bias: Bias | None = None
-    alpha_step_size: float = 0.1
 
     def at(self, learning_rate: jax.Array) -> Langevin:
-        return posterior_sampler(learning_rate, 1.0, key=0, **self._asdict()).kernel
+        return posterior_sampler(learning_rate, 1.0, self.momentum, key=0, tempering=None, bias=None).kernel
 
 
 @functools.partial(jax.jit, static_argnames="sampler")
 def start(
     target: Target, sampler: Sampler, learning_rate: jax.Array, positions: jax.Array, key: jax.Array, beta: Any = 1.0
 ) -> Chain:
-    """Chains with fresh momenta; without tempering they stay at the inverse temperature beta."""
+    """Chains with fresh momenta, at the inverse temperature beta."""
     kernel, keys = sampler.at(learning_rate), jax.random.split(key, positions.shape[0])
     return jax.vmap(lambda x, k: begin(target, kernel, x, k, beta))(positions, keys)
 
@@ -45,15 +42,30 @@ def start(
 def steps(
     target: Target,
     sampler: Sampler,
-    coordinates: Even | Heated,
+    coordinates: Dense | Diagonal,
     learning_rate: jax.Array,
     chains: Chain,
     clip: Any = math.inf,
-    offset: Any = 0.0,
 ) -> tuple[Chain, Trace]:
     """A window of all chains; the trace has leading axes (chains, steps)."""
-    along = lambda chain: walk(target, sampler.at(learning_rate), coordinates, chain, WINDOW, clip, offset)
-    return jax.vmap(along, axis_name=CHAINS)(chains)
+    along = lambda chain: walk(target, sampler.at(learning_rate), coordinates, chain, WINDOW, clip)
+    return jax.vmap(along)(chains)
+
+
+@jax.jit
+def start_exact(target: Target, positions: jax.Array, bias: jax.Array, key: jax.Array) -> exact.Walker:
+    """Walkers with fresh momenta and one bias."""
+    keys = jax.random.split(key, positions.shape[0])
+    return jax.vmap(lambda x, k: exact.begin(target, x, bias, k))(positions, keys)
+
+
+@functools.partial(jax.jit, static_argnames="alphas")
+def exact_steps(
+    target: Target, coordinates: Heated, alphas: exact.Alphas, pace: exact.Pace, offset: jax.Array, walkers: exact.Walker
+) -> tuple[exact.Walker, Trace]:
+    """As `steps`, whose walkers may share a bias along the axis `CHAINS`."""
+    along = lambda walker: exact.walk(target, coordinates, alphas, pace, walker, WINDOW, offset)
+    return jax.vmap(along, axis_name=CHAINS)(walkers)
 
 
 @functools.partial(jax.jit, static_argnames="sampler")

@@ -15,7 +15,7 @@ FLOORS = (
     {"_validate", "_checked", "_arviz"},
     {"_arrays"},
     {"_dynamics"},
-    {"_ctld", "_handover", "_probe", "_heated", "_chains", "_warmup", "_batches"},
+    {"_ctld", "_handover", "_probe", "_heated", "_chains", "_exact", "_warmup", "_batches"},
     {"_presets", "_phase_switch", "_accumulate", "_temperature_ramp", "baselines"},
     {"diagnostics", "posterior", "_sample", "_windows", "_heat", "_running_mean"},
     {"plotting", "recorder", "writers", "checkpoint"},

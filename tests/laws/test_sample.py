@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import ctld_optax
+from ctld_optax import _exact as exact
 from ctld_optax import _sample
 from ctld_optax._chains import Target
 from ctld_optax._dynamics.preconditioner import Diagonal
-from ctld_optax._heated import Even
-from ctld_optax._windows import Sampler, start, steps
+from ctld_optax._heated import Heated
+from ctld_optax._windows import exact_steps, start_exact
 from ctld_optax.posterior import sample
 from tests.laws.chains import SIGMAS, deviation
 
@@ -78,12 +79,13 @@ def test_a_prior_is_never_heated():
 
     def variance_while_hot(heated, kept):
         target = Target(_sample.OnFlat(heated, jnp.asarray), _sample.OnFlat(kept, jnp.asarray))
-        sampler = Sampler(0.8, ctld_optax.PolynomialTempering(strength=0.95), None, 0.02)
-        coordinates, rate = Even(Diagonal(jnp.ones(1))), jnp.asarray(0.02)
-        chains = start(target, sampler, rate, jnp.zeros((256, 1)), jax.random.key(0))
+        alphas = exact.Alphas(ctld_optax.PolynomialTempering(strength=0.95), None, 0.02)
+        coordinates = Heated(Diagonal(jnp.ones(1)), jnp.zeros((2, 1)), jnp.log(jnp.asarray(0.05)))
+        pace, offset = exact.Pace(jnp.asarray(0.02), 0.8), jnp.zeros(())
+        walkers = start_exact(target, jnp.zeros((256, 1)), jnp.zeros((2, 0)), jax.random.key(0))
         seen = []
         for _ in range(16):
-            chains, trace = steps(target, sampler, coordinates, rate, chains)
+            walkers, trace = exact_steps(target, coordinates, alphas, pace, offset, walkers)
             seen.append(trace)
         beta, x = (np.concatenate([np.asarray(getattr(t, f)) for t in seen[4:]], axis=1) for f in ("beta", "position"))
         return np.mean(np.square(x[beta < 0.1]))
