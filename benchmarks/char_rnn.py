@@ -33,7 +33,8 @@ STEPS = 600  # about 100,000 characters: some seconds a trial on two cores
 FULL_BATCH, FULL_LENGTH, FULL_PASSES = 100, 100, 50  # Karpathy, Johnson and Li (2015), whom the paper follows
 MEASURED = 4_000  # characters of each part, in BATCH lanes; with --full as many as the test part has
 POINTS = 12  # of a curve
-UNTUNED = {"learning_rate": 1.0, "temperature": 1e-5}  # CTLD's, for the experiments that need them, before this one was run
+# CTLD's, for the experiments that need them, before this one was run.
+UNTUNED = {"learning_rate": 1.0, "temperature": 1e-5, "friction": 0.1}
 
 # Temperatures and variances go from where trials on a tuning seed began to gain by the noise to where it destroyed all.
 METHODS = methods.table(Range(0.1, 10.0), adaptive=Range(1e-3, 0.1), temperature=Range(5e-7, 2e-4), variance=Range(5e-7, 2e-4))
@@ -112,7 +113,15 @@ def experiment(
     what = task(text, lanes, length, min(len(text.validation), len(text.test)) - 1 if full else MEASURED)
 
     prepare = training.curves_of(what, steps=steps, points=min(points, steps))
-    config = {"text": name, "steps": steps, "lanes": lanes, "length": length, "layers": LAYERS, "units": UNITS}
+    config = {
+        "text": name,
+        "steps": steps,
+        "lanes": lanes,
+        "length": length,
+        "layers": LAYERS,
+        "units": UNITS,
+        "momentum": "tuned",
+    }
     return Experiment(experiment_name, "perplexity", config, prepare, at_once=4, last_step=steps)
 
 

@@ -29,10 +29,10 @@ Section 5 of "Langevin Dynamics with Continuous Tempering for Training Deep Neur
 at equal budgets. `python -m benchmarks.paper` writes this page from [results/experiments.csv](results/experiments.csv), one
 row a measurement, with the configuration, the seed, the commit, the versions and the machine of each.
 
-Every method tries the same number of settings: log-uniform points of one quasi-random (Halton) sequence over two
-hyperparameters, in ranges that methods of a kind share. Settings are compared on the validation set, with seeds that are not
-used again, and the best is trained on new seeds and measured on the test set. Figures are means over those seeds ± half the
-95 % t-interval.
+Every method tries the same number of settings: log-uniform points of one quasi-random (Halton) sequence over its
+hyperparameters, momentum among them, in ranges that methods of a kind share. Settings are compared on the validation set, with
+seeds that are not used again, and the best is trained on new seeds and measured on the test set. Figures are means over those
+seeds ± half the 95 % t-interval.
 """
 
 

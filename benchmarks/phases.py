@@ -2,10 +2,9 @@
 
     python -m benchmarks.phases     after benchmarks.char_rnn: one variant at a time, about 3 minutes on 2 cores
 
-The character LSTM of benchmarks/char_rnn.py at the learning rate and temperature that it chose for CTLD. One thing is changed
-at a time: the share of the steps that sample (0: SGD-M from the start), the temperature, the second phase's learning rate,
-whether the sampler cools down linearly before it hands over instead of stopping wherever alpha happens to be, and the momentum
-of both phases, at the same length of stride learning_rate / (1 - momentum).
+The character LSTM of benchmarks/char_rnn.py at the learning rate, temperature and momentum that it chose for CTLD. One thing
+is changed at a time: the share of the steps that sample (0: SGD-M from the start), the temperature, the second phase's learning
+rate, whether the sampler cools down linearly before it hands over instead of stopping wherever alpha happens to be.
 """
 
 import pathlib
@@ -21,8 +20,6 @@ from benchmarks.harness.sweep import Method, Row
 
 NAME = "phases"
 STANDARD, UNSAMPLED = "as in the comparison", "no sampling"
-LESS = 0.5  # of momentum
-SLOWER, SLOWER_UNSAMPLED = f"momentum {LESS:g}, the same stride", f"no sampling, momentum {LESS:g}, the same stride"
 
 
 def variant(
@@ -31,10 +28,8 @@ def variant(
     heat: float = 1.0,
     second_rate: float = 1.0,
     cools: bool = False,
-    momentum: float = methods.MOMENTUM,
 ) -> Method:
     """CTLD -> SGD-M with `heat` times the temperature and `second_rate` times the second phase's learning rate."""
-    stride = (1.0 - momentum) / (1.0 - methods.MOMENTUM)
 
     def make(hyper: Mapping[str, Any], key: Any, steps: int) -> Any:
         base = heat * hyper["temperature"]
@@ -42,8 +37,8 @@ def variant(
         def cooling(count: Any) -> Any:
             return base * (1.0 - count / methods.sampling_steps(steps, share))
 
-        changed = {"learning_rate": stride * hyper["learning_rate"], "temperature": cooling if cools else base}
-        return methods.two_phases(changed, key, steps, share=share, momentum=momentum, second_rate=second_rate)
+        changed = {**hyper, "temperature": cooling if cools else base}
+        return methods.two_phases(changed, key, steps, share=share, second_rate=second_rate)
 
     return Method({}, make)
 
@@ -56,19 +51,13 @@ VARIANTS = {
     "ten times as hot": variant(heat=10.0),
     "second phase at a third of the rate": variant(second_rate=1.0 / 3.0),
     "cools before the hand-over": variant(cools=True),
-    SLOWER: variant(momentum=LESS),
-    SLOWER_UNSAMPLED: variant(share=0.0, momentum=LESS),
 }
 
 
 def introduction(of: str, rows: Sequence[Row]) -> str:
     """What all variants share, and how to read the table."""
     shared = summary.in_words(summary.chosen(rows, rows[0].method))
-    return (
-        f"{of} at {shared}, one thing changed at a time; the last column is the change on the test set. SGD-M tunes its "
-        f"momentum, the samplers tune a temperature at momentum {methods.MOMENTUM:g}: variants with {LESS:g} take the same "
-        "stride, which is the learning rate over 1 - momentum."
-    )
+    return f"{of} at {shared}, one thing changed at a time; the last column is the change on the test set."
 
 
 def table(rows: Sequence[Row], what: str) -> str:
@@ -98,15 +87,13 @@ def table(rows: Sequence[Row], what: str) -> str:
 
 
 def gains(rows: Sequence[Row], what: str) -> list[str]:
-    """What sampling changes at either momentum, seed by seed; nothing of a variant that is missing."""
-    found, lines = summary.names(rows), list[str]()
-    for momentum, sampled, unsampled in ((methods.MOMENTUM, STANDARD, UNSAMPLED), (LESS, SLOWER, SLOWER_UNSAMPLED)):
-        if {sampled, unsampled} <= set(found):
-            both = [summary.final(rows, name, "test") for name in (sampled, unsampled)]
-            diverged = not np.isfinite(both).all()
-            change = "unknown, since runs diverged," if diverged else str(summary.interval(both[0] - both[1]))
-            lines.append(f"{change} at momentum {momentum:g}")
-    return [f"What sampling in the first half adds to the {what}: {'; '.join(lines)}."] if lines else []
+    """What sampling changes, seed by seed; nothing if a variant is missing."""
+    if not {STANDARD, UNSAMPLED} <= set(summary.names(rows)):
+        return []
+    sampled, unsampled = (summary.final(rows, name, "test") for name in (STANDARD, UNSAMPLED))
+    diverged = not np.isfinite([sampled, unsampled]).all()
+    change = "unknown, since runs diverged" if diverged else str(summary.interval(sampled - unsampled))
+    return [f"What sampling in the first half adds to the {what}: {change}."]
 
 
 def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:

@@ -38,6 +38,7 @@ NAME = "plateau_tuned"
 STEPS, FULL_STEPS = 2_400, 10_000
 BATCH = 32
 POINTS = 4  # of a curve; the second is the end of the sampling phase
+TRIALS = 16  # a method: of two hyperparameters each
 SEEDS = 8  # reported; runs end at chance or far from it, so that four would say little
 AT_ONCE = 8  # trials under one vmap; more are no faster on a CPU
 
@@ -71,15 +72,16 @@ def by_reach(name: str) -> Method:
     return Method(space, lambda hyper, key, steps: make({**hyper, argument: of(hyper, steps)}, key, steps))
 
 
+# Two hyperparameters each: the reach of a noise hangs on the momentum.
 METHODS = {
-    "SGD-M": TABLE["SGD-M"],
+    "SGD-M": Method({"learning_rate": HEAVY_BALL, "friction": methods.FRICTION}, TABLE["SGD-M"].make),
     "RMSprop": Method(
         {"learning_rate": ADAPTIVE, "forgetting": Range(0.001, 1.0)},
         lambda hyper, _key, _steps: optax.rmsprop(hyper["learning_rate"], 1.0 - hyper["forgetting"], eps_in_sqrt=False),
     ),
-    "Adam": TABLE["Adam"],
+    "Adam": Method({"learning_rate": ADAPTIVE, "friction": methods.FRICTION}, TABLE["Adam"].make),
     "AnnealSGD": by_reach("AnnealSGD"),
-    "Santa": TABLE["Santa"],
+    "Santa": Method({name: TABLE["Santa"].space[name] for name in ("learning_rate", "temperature")}, TABLE["Santa"].make),
     "SGHMC": by_reach("SGHMC"),
     "CTLD": by_reach("CTLD"),
 }
@@ -235,7 +237,7 @@ def load(options: Any) -> tuple[data.Split, str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = sweep.parser("benchmarks.plateau_tuned", __doc__)
-    parser.set_defaults(seeds=SEEDS)
+    parser.set_defaults(seeds=SEEDS, trials=TRIALS)
     options = parser.parse_args(arguments)
     mpl.use("agg")
     sweep.run_from_command_line(experiment(*load(options)), METHODS, options, summarize)

@@ -34,7 +34,8 @@ DROPOUT = 0.2  # of the input of every layer but the first and the last
 HELD_OUT = 1_000  # images to validate on, as many to test on, and as many of the training set to measure on
 POINTS = 6  # of a layer's curve
 LAST_POINTS = 36  # of the last layer's, to show how 1/g(alpha) moves
-UNTUNED = {"learning_rate": 10.0, "temperature": 1e-6}  # CTLD's, for the experiments that need them, before this one was run
+# CTLD's, for the experiments that need them, before this one was run.
+UNTUNED = {"learning_rate": 10.0, "temperature": 1e-6, "friction": 0.1}
 
 # Per-pixel errors of sigmoid units have gradients of 1e-3 and less, hence the large rates of the heavy ball. Temperatures and
 # variances go from where trials on a tuning seed began to gain by the noise to where it destroyed all. A variance v of the
@@ -131,7 +132,13 @@ def experiment(
 
         return train
 
-    config = {"widths": "-".join(map(str, widths)), "steps_a_layer": steps, "batch": BATCH, "images": len(images.train_x)}
+    config = {
+        "widths": "-".join(map(str, widths)),
+        "steps_a_layer": steps,
+        "batch": BATCH,
+        "images": len(images.train_x),
+        "momentum": "tuned",
+    }
     return Experiment(experiment_name, "mse", config, prepare, at_once=4, last_step=(last + 1) * steps)
 
 

@@ -206,7 +206,7 @@ def test_settings_fill_their_ranges_and_are_shared():
         cells = np.floor(4 * (column - math.log10(low)) / (math.log10(high) - math.log10(low)))
         np.testing.assert_array_equal(np.bincount(cells.astype(int), minlength=4) > 1, True)
     table = methods.table(Range(1e-2, 1e0), Range(1e-4, 1e-1), Range(1e-8, 1e-4), Range(1e-9, 1e-4))
-    assert {len(method.space) for method in table.values()} == {2}
+    assert {len(method.space) for method in table.values()} == {3}
     rates = [[one["learning_rate"] for one in sweep.settings(table[name], 12)] for name in ("SGD-M", "SGHMC", "CTLD")]
     assert rates[0] == rates[1] == rates[2]
     assert len(set(rates[0])) >= 10

@@ -180,11 +180,12 @@ def of_the_paper(rows: Sequence[sweep.Row], name: str, question: str, heading: s
     for row in own:
         if row.step == last:
             ends.setdefault(row.method, []).append(row.test)
-    if OURS not in ends or len(ends) < 2:
+    peers = [method for method in ends if not method.startswith(OURS)]
+    if OURS not in ends or not peers:
         return []
-    best = min((method for method in ends if method != OURS), key=lambda method: float(np.mean(ends[method])))
+    best = min(peers, key=lambda method: float(np.mean(ends[method])))
     told = "; ".join(f"{method}: {summary.interval(ends[method])}" for method in (OURS, best))
-    return [Line(f"{question}, beside the best of {len(ends) - 1}", by_means(ends[OURS], ends[best]), told, heading)]
+    return [Line(f"{question}, beside the best of {len(peers)}", by_means(ends[OURS], ends[best]), told, heading)]
 
 
 def text(rows: Sequence[sweep.Row], folder: pathlib.Path) -> str:
