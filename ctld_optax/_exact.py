@@ -13,9 +13,9 @@ and a step of a chain has two halves, each of which leaves it invariant:
 Each half is B A O A B, a palindrome whose O is reversible and exact, so that what decides is what its other parts do to the
 energy, the shadow work w. With the probability min(1, exp(-w)) the half is taken; else nothing moves, and the momentum turns.
 
-How long a step is does not hang on where it is made, or it would have to be the same on the way back; but one length for all
-places is too long for the narrowest. So it is drawn: now and then anew, :math:`e^{-\epsilon}` times the whole with
-:math:`\epsilon` exponential, the share of ever shorter steps falling as slowly as a power of their length.
+How long a step is must not hang on where it is made, or it would have to be the same on the way back; but one length for all
+places is too long for the narrowest. So it is drawn, now and then anew: :math:`u^{1/2}` times the whole with u uniform, of which
+the share of steps shorter than x times the whole is :math:`x^2`. Where a tenth of the whole would do, one in a hundred does.
 
 Source: Metropolis's rule for such a palindrome: Bou-Rabee and Vanden-Eijnden, CPAM 63 (2010); shadow work: Sivak, Chodera and
 Crooks, Phys. Rev. X 3 (2013); the momentum that turns: Horowitz, Phys. Lett. B 268 (1991).
@@ -115,7 +115,7 @@ def walk(
 
 def _redrawn(reach: jax.Array, key: jax.Array) -> jax.Array:
     when_key, what_key = jax.random.split(key)
-    fresh = jnp.exp(-jax.random.exponential(what_key, (), reach.dtype))
+    fresh = jnp.sqrt(jax.random.uniform(what_key, (), reach.dtype))
     return jnp.where(jax.random.uniform(when_key) < REDRAWN, fresh, reach)
 
 
