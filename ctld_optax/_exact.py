@@ -14,7 +14,7 @@ Each half is B A O A B, a palindrome whose O is reversible and exact, so that wh
 energy, the shadow work w. With the probability min(1, exp(-w)) the half is taken; else nothing moves, and the momentum turns.
 
 How long a step is must not hang on where it is made, or it would have to be the same on the way back; but one length for all
-places is too long for the narrowest. So it is drawn, now and then anew: :math:`u^{1/2}` times the whole with u uniform, of which
+places is too long for the narrowest. So it is drawn, now and then anew: :math:`u^{1/2}` times the whole with u uniform, so that
 the share of steps shorter than x times the whole is :math:`x^2`. Where a tenth of the whole would do, one in a hundred does.
 
 Source: Metropolis's rule for such a palindrome: Bou-Rabee and Vanden-Eijnden, CPAM 63 (2010); shadow work: Sivak, Chodera and

@@ -11,7 +11,8 @@ come from a hotter place still agree.
 - *The metric of each temperature.* The frame is that in which both ends of the ladder are diagonal; in it each level has widths
   of its own, and with them its own learning rate where steps make too large an error. Once alpha moves, chains see modes
   that none of them has come down to, where the step may be too long: the mean square of the gradient, the mean curvature over
-  all modes, mends the widths (`relearned`), until the samples are taken.
+  all modes, mends the widths, and then the share of steps that are refused, which is to be a twentieth at each temperature
+  (`relearned`), until the samples are taken.
 - *What the bias has to learn.* The mean force on alpha is :math:`-g'(\alpha) \langle U \rangle_{g(\alpha)}`, thermodynamic
   integration; the bias begins with it and need not fill.
 - *Where to begin.* The chains have come down from where all modes are one.

@@ -59,12 +59,16 @@ def sample(
     r"""Samples of :math:`\exp(-\text{loss\_fn}(\theta))`, without a number to set.
 
     Chains of :func:`ctld_optax.posterior_sampler` in a dense metric that a warm-up finds (:doc:`how </api/posterior>`), one
-    gradient a step, and no step refused. On a Gaussian it is exact whatever the learning rate; elsewhere up to an error of
-    second order in the step, a few per cent of a standard deviation at most at the default. Half the `learning_rate` shows it.
+    gradient a step. Without `tempering` no step is refused: on a Gaussian it is exact whatever the learning rate; elsewhere up
+    to an error of second order in the step, a few per cent of a standard deviation at most at the default. Half the
+    `learning_rate` shows it.
 
     With `tempering` each chain heats up and cools down by itself, so that it crosses between modes, and the samples are what it
-    saw while cold. `tempering="auto"` finds how hot it must become: the temperature at which chains that cool down begin to
-    disagree is where modes part. With a `prior_fn` as well the prior is never heated: gradient and energy then make the density
+    saw while cold. There the error of a step is one of the modes' weights (a narrow mode may have a hundredth of its own), so
+    that steps obey Metropolis's rule: they are accepted or refused, and exact whatever their length.
+
+    `tempering="auto"` finds how hot it must become: the temperature at which chains that cool down begin to disagree is where
+    modes part. With a `prior_fn` as well the prior is never heated: gradient and energy then make the density
 
     .. math:: \exp(-g(\alpha)\, \text{loss\_fn} - \text{prior\_fn} - p \cdot p / 2 - V_b(\alpha) - r_\alpha^2/2)
 
@@ -132,7 +136,8 @@ def sample(
       num_samples: samples of a chain, >= 1. With `tempering` fewer come back, those in the window: about a quarter.
       thin: steps, and gradients, a sample costs.
       learning_rate: in units in which the target is round, of which 2 (1 + momentum) is the limit of stability. The warm-up
-        lowers it where steps make an energy error of more than 0.1 k_B T per sqrt(d).
+        lowers it where steps make an energy error of more than 0.1 k_B T per sqrt(d). With `tempering` it is where the search
+        begins for one of each temperature, of whose steps a twentieth is refused.
       momentum: mu in [0, 1).
       tempering: "auto": as hot as need be, by a :class:`~ctld_optax.GeometricTempering`; or how hot; None: not at all.
       bias: of alpha, one for all chains: each learns from all.
@@ -141,14 +146,14 @@ def sample(
 
     Returns:
       An `arviz.InferenceData`. `posterior` has a variable for each leaf of params, or of what `constrain` gives, by its path;
-      `sample_stats` has `lp` (the log density), `energy` (with the kinetic one), `diverging`, without a `batch_size`
-      `energy_error`, and with tempering `alpha` and `beta` of each sample. Its attributes: `gradients` and `warmup_gradients`
-      of all chains (a minibatch counts as its share of the data), with a `batch_size` `brought` (the largest share of the
-      noise due to a coordinate that minibatches bring), `learning_rate`, `metric_change` (the factor by which the last window
-      changed the metric: near 1 if the warm-up has converged), `left_modes` (chains whose own mode had no mass to speak of),
-      `num_params` and, with tempering, `hottest` (the
-      highest temperature, in units of the posterior's own), `round_trips` (of all chains, between the window and the hot end,
-      while sampling) and `bias_missing` (how much of the bias alpha has not seen yet).
+      `sample_stats` has `lp` (the log density), `energy` (with the kinetic one), `diverging`, `energy_error` where no step is
+      refused and all rows are looked at, and with tempering `alpha`, `beta` and `acceptance_rate` of each sample. Its
+      attributes: `gradients` and `warmup_gradients` of all chains (a minibatch counts as its share of the data), with a
+      `batch_size` `brought` (the largest share of the noise due to a coordinate that minibatches bring), `learning_rate`,
+      `metric_change` (the factor by which the last window changed the metric: near 1 if the warm-up has converged),
+      `left_modes` (chains whose own mode had no mass to speak of), `num_params` and, with tempering, `hottest` (the highest
+      temperature, in units of the posterior's own), `round_trips` (of all chains, between the window and the hot end, while
+      sampling) and `bias_missing` (how much of the bias alpha has not seen yet).
       :func:`ctld_optax.diagnostics.report` judges it.
 
     Raises:

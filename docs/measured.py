@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import ensembles, round_trips, temperature_range
 from benchmarks.harness import multimodal_run, right_weights_run, table
 from benchmarks.harness.posterior_run import Row
-from ctld_optax import _batches, _heat, _warmup
+from ctld_optax import _batches, _exact, _heat, _warmup
 from ctld_optax._arrays import noise as sources
 from ctld_optax._dynamics import integrators
 
@@ -279,6 +279,10 @@ def heat() -> str:
     return docstring(_heat) + "\n"
 
 
+def exact() -> str:
+    return docstring(_exact) + "\n"
+
+
 def batches() -> str:
     return docstring(_batches) + "\n"
 
@@ -301,6 +305,7 @@ def write() -> None:
         integrator,
         warmup,
         heat,
+        exact,
         batches,
     )
     for made in pages:

@@ -30,6 +30,12 @@ def quartic(x):
     return jnp.sum(x**4)
 
 
+def needle(x):
+    """A thousand times the mass of what is around it, on a thousandth of the width."""
+    wide, narrow = -0.5 * jnp.sum(x**2), -0.5 * jnp.sum(((x - 1.0) / 1e-3) ** 2)
+    return -jnp.logaddexp(wide, narrow + 2.0 * jnp.log(1e3))
+
+
 def edge(x):
     """Half of a step leads over it, of those that begin there."""
     return jnp.where(x[0] < 1.0, 0.5 * x[0] ** 2, jnp.inf)
@@ -66,6 +72,13 @@ SAMPLED = {
         },
     ),
     "one window of warm-up": ("warmup_unfinished", "by a factor of", quartic, jnp.zeros(2), {"num_warmup": 250}),
+    "a needle that the warm-up has not seen": (
+        "steps_refused",
+        "of its steps",
+        needle,
+        jnp.full(1, -0.5),
+        {"tempering": PolynomialTempering(strength=0.5), "num_warmup": 250, "num_samples": 16_000},
+    ),
     "an edge": ("steps_diverged", "were not taken", edge, jnp.zeros(1), {}),
 }
 
@@ -218,7 +231,7 @@ def test_every_finding_of_samples_has_a_bad_run():
     table = diagnostics.report.__doc__.split("=\n")[2]
     of_samples = {line.split()[0] for line in table.splitlines()[:-1] if "samples:" in line}
     assert of_samples <= {wanted for wanted, *_ in (*SAMPLED.values(), *BY_HAND.values())}
-    assert len(of_samples) == 7
+    assert len(of_samples) == 8
 
 
 # The thresholds, each from just below and just above.
@@ -252,6 +265,14 @@ def not_taken(steps):
     return data
 
 
+def accepted(share):
+    data = independent()
+    data.sample_stats["acceptance_rate"] = data.sample_stats.energy_error + 0.95
+    data.sample_stats.acceptance_rate.values[3] = share
+    data.sample_stats.energy_error.values[:] = 10.0  # which then is no bias
+    return data
+
+
 def repeated(share):
     data = independent(4_000)
     x = data.posterior.x.values
@@ -265,6 +286,8 @@ THRESHOLDS = {
     "R-hat of 1.054": (lambda: shifted(0.72), "replicas_disagree"),
     "an energy error of 0.24": (lambda: of_step(0.24), None),
     "an energy error of 0.26": (lambda: of_step(0.26), "step_too_large"),
+    "a chain that takes 51 % of its steps": (lambda: accepted(0.51), None),
+    "a chain that takes 49 % of its steps": (lambda: accepted(0.49), "steps_refused"),
     "a metric that changed by 3.9": (lambda: independent(metric_change=3.9), None),
     "a metric that changed by 4.1": (lambda: independent(metric_change=4.1), "warmup_unfinished"),
     "9 % of the bias missing": (lambda: independent(bias_missing=0.09), None),

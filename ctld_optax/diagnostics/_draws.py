@@ -16,6 +16,7 @@ from ctld_optax.diagnostics._run import FEW, Finding, Run
 # Of a step, root mean square, in k_B T per sqrt(d). The warm-up aims at 0.1 at most. On a banana 0.09 shifts a mean by less
 # than 0.01 of its deviation, 0.25 by 0.02, 0.35 by 0.05.
 ENERGY_ERROR = 0.25
+ACCEPTED = 0.5  # the warm-up aims at 0.95; half its steps a funnel of 22 dimensions may refuse
 RHAT = 1.05  # healthy runs with the effective size below have 1.02
 # From which on R-hat and the errors of means are worth their names (Vehtari et al., Bayesian Analysis 16, 2021).
 ESS_A_CHAIN = 100
@@ -186,7 +187,13 @@ def divergences(draws: Draws) -> Finding | str | None:
 
 
 def step(draws: Draws) -> Finding | str | None:
-    """Is the step small enough? The error of its energy, by the trapezoid rule, grows as the power 3/2 of the learning rate."""
+    """Is the step small enough?
+
+    Where steps are accepted or refused none is biased, and too many may be refused. Elsewhere the error of its energy counts,
+    by the trapezoid rule, which grows as the power 3/2 of the learning rate.
+    """
+    if "acceptance_rate" in draws.stats:
+        return _refused(draws)
     if "energy_error" not in draws.stats:
         return "the size of the step: it needs energy_error in sample_stats, or value, samples and grads at every step."
     size = int(draws.attrs.get("num_params", len(draws.names)))
@@ -199,6 +206,20 @@ def step(draws: Draws) -> Finding | str | None:
         f"the energy of a step is wrong by {error:.2g} k_B T per sqrt(d), and no step is refused: the samples are biased.",
         "half the learning_rate, until it is below 0.1; in posterior.sample more num_warmup too, which lowers it by itself.",
         {"error": error},
+    )
+
+
+def _refused(draws: Draws) -> Finding | None:
+    share = draws.stats["acceptance_rate"].mean(axis=1)
+    draws.figures["acceptance rate"] = float(share.mean())
+    if share.min() > ACCEPTED:
+        return None
+    return Finding(
+        "steps_refused",
+        f"chain {share.argmin()} takes {share.min():.0%} of its steps, all together {share.mean():.0%}: else it stands still.",
+        "more num_warmup, which finds the size of the step; parameters without narrow necks (a scale in its logarithm, what it "
+        "scales in units of it).",
+        {"acceptance": float(share.mean()), "smallest": float(share.min())},
     )
 
 

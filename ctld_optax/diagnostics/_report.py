@@ -29,17 +29,18 @@ CHECKS: Mapping[Callable[[Run], Finding | str | None], frozenset[str]] = {
 }
 NO_CHAINS = frozenset({"draws_not_finite", "replicas_share_noise"})
 APART = NO_CHAINS | {"chain_stuck", "mode_missed", "replicas_disagree"}
+BAD_STEPS = frozenset({"steps_diverged", "step_too_large", "steps_refused"})
 DRAW_CHECKS: Mapping[Callable[[_draws.Draws], Finding | str | None], frozenset[str]] = {
     _draws.finite: frozenset(),
     _draws.streams: frozenset({"draws_not_finite", "replicas_share_noise"}),
     _draws.divergences: NO_CHAINS,
     _draws.step: NO_CHAINS | {"steps_diverged"},
-    _draws.warmup: NO_CHAINS | {"steps_diverged", "step_too_large"},
-    _draws.bias: NO_CHAINS,
-    _draws.stuck: NO_CHAINS,
-    _draws.modes: NO_CHAINS | {"chain_stuck", "bias_filling", "step_too_large"},
-    _draws.agreement: APART | {"bias_filling", "warmup_unfinished", "step_too_large"},
-    _draws.size: APART | {"steps_diverged", "step_too_large", "warmup_unfinished", "bias_filling"},
+    _draws.warmup: NO_CHAINS | BAD_STEPS,
+    _draws.bias: NO_CHAINS | {"steps_refused"},
+    _draws.stuck: NO_CHAINS | {"steps_refused"},
+    _draws.modes: NO_CHAINS | {"chain_stuck", "bias_filling", "step_too_large", "steps_refused"},
+    _draws.agreement: APART | {"bias_filling", "warmup_unfinished", "step_too_large", "steps_refused"},
+    _draws.size: APART | BAD_STEPS | {"warmup_unfinished", "bias_filling"},
 }
 OF_SAMPLE = frozenset({_draws.divergences, _draws.warmup, _draws.bias})  # asked of what `posterior.sample` returns
 
@@ -115,6 +116,7 @@ def report(
     chain_stuck              samples: a chain repeats its draws, or fills less than a twentieth of what the others do
     steps_diverged           samples: more than 1 % of the steps of a chain were not taken
     step_too_large           samples: the energy error of a step is above 0.25 k_B T per sqrt(d)
+    steps_refused            samples: a chain takes less than half of its steps
     warmup_unfinished        samples: the last window of the warm-up changed the metric by a factor of 4 or more
     mode_missed              samples: beyond a gap there are draws of some chains and none of others
     too_few_draws            samples: an effective size, bulk or tail, of less than 100 a chain
