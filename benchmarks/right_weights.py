@@ -3,7 +3,7 @@
     python -m benchmarks.right_weights
 
 Right is a run that has found all modes, each with at least a tenth of its weight, and no weight wrong by more than 0.05. Each
-sampler goes through budgets that double, until one at which every seed is right: CTLD up to 64 times that of `multimodal`,
+sampler goes through budgets that double, until one at which every seed is right: CTLD up to 32 times that of `multimodal`,
 another up to what CTLD needs, for beyond that it needs more. At a seed that is wrong a budget is over. A sampler that has
 something to set takes what its pilots in `multimodal` have chosen. CTLD runs whatever `--methods` names.
 Runs are kept in a CSV, and only what it lacks is run.
@@ -25,7 +25,7 @@ from benchmarks.harness.multimodal_run import OURS, chosen
 from benchmarks.harness.right_weights_run import KEY, Row, needed
 
 CSV = pathlib.Path(__file__).parent / "results" / "right_weights.csv"
-BUDGETS = tuple(multimodal.BUDGET * 2**doublings for doublings in range(7))
+BUDGETS = tuple(multimodal.BUDGET * 2**doublings for doublings in range(6))
 
 
 def measured(name: str, method: str, setting: crossers.Setting, seed: int, budget: int) -> Row:
