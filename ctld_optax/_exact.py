@@ -69,8 +69,95 @@ def begin(target: Target, position: jax.Array, bias: jax.Array, key: jax.Array) 
     return Walker(place(target, position), momentum, nowhere, r_alpha, bias, nowhere + 1.0, key)
 
 
+class Alphas(NamedTuple):
+    """The half of alpha: its tempering, its bias and the size of its steps."""
+
+    tempering: PolynomialTempering
+    bias: Bias | None
+    step_size: float
+
+    def moved(
+        self, alpha: jax.Array, r_alpha: jax.Array, bias: jax.Array, energy: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Alpha, its momentum and the bias, which learns from where alpha is then; `energy` is that of the heated part."""
+        walls = ReflectingWall(self.tempering.delta_prime)
+        length = self.step_size * math.sqrt(2.0 / (1.0 + ALPHA_MOMENTUM))
+        force = lambda alpha: self._pull(alpha, energy) - self._slope(bias, alpha)
+        noise_key, rule_key = jax.random.split(key)
+        kicked = r_alpha + 0.5 * length * force(alpha)
+        middle, turned = walls.advance(alpha, kicked, 0.5 * length)
+        noise = jax.random.normal(noise_key, (), alpha.dtype)
+        fresh = ALPHA_MOMENTUM * turned * kicked + math.sqrt(1.0 - ALPHA_MOMENTUM**2) * noise
+        new, turned = walls.advance(middle, fresh, 0.5 * length)
+        after = turned * fresh + 0.5 * length * force(new)
+        both = jnp.stack([alpha, new])
+        before, behind = self.tempering.beta(both) * energy + self._potential(bias, both)
+        kinetic = 0.5 * (jnp.square(kicked) - jnp.square(r_alpha) + jnp.square(after) - jnp.square(fresh))
+        work = behind - before + kinetic
+        taken = jax.random.uniform(rule_key, (), work.dtype) < jnp.exp(-jnp.maximum(work, 0.0))
+        alpha, r_alpha = jnp.where(taken, new, alpha), jnp.where(taken, after, -r_alpha)
+        if self.bias is not None:
+            bias = self.bias.deposit(bias, Visit(alpha, self._pull(alpha, energy)), walls)
+        return alpha, r_alpha, bias
+
+    def _pull(self, alpha: jax.Array, energy: jax.Array) -> jax.Array:
+        """The force of the energy."""
+        return -self.tempering.beta_gradient(alpha) * energy
+
+    def _slope(self, bias: jax.Array, alpha: jax.Array) -> Any:
+        return 0.0 if self.bias is None else self.bias.gradient(bias, alpha, self.tempering.delta_prime)
+
+    def _potential(self, bias: jax.Array, alpha: jax.Array) -> Any:
+        """For each of several alphas."""
+        if self.bias is None:
+            return 0.0
+        each = functools.partial(self.bias.potential, bias, limit=self.tempering.delta_prime)
+        return jax.vmap(each)(alpha)
+
+
+class Pace(NamedTuple):
+    """Of the parameters: the learning rate l, in units in which the target is round, and the momentum mu."""
+
+    learning_rate: Any
+    momentum: float
+
+    @property
+    def length(self) -> jax.Array:
+        """Of a whole step."""
+        return jnp.sqrt(2.0 * self.learning_rate / (1.0 + self.momentum))
+
+
+class _Parameters(NamedTuple):
+    """The half of the parameters: a step of length h at the inverse temperature beta, with the momentum's share mu kept."""
+
+    target: Target
+    coordinates: Heated
+    beta: jax.Array
+    length: jax.Array
+    decay: jax.Array
+
+    def proposed(self, here: Place, momentum: jax.Array, key: jax.Array) -> tuple[Place, jax.Array, jax.Array]:
+        """Place and momentum at its end, and the shadow work."""
+        energy, force = self._at(here)
+        kicked = momentum - 0.5 * self.length * force
+        noise = jax.random.normal(key, momentum.shape, momentum.dtype)
+        fresh = self.decay * kicked + jnp.sqrt(1.0 - jnp.square(self.decay)) * noise
+        # Widths are those of the temperature 1/beta of the momentum, which here is 1.
+        drift = self.coordinates.outward(0.5 * self.length / jnp.sqrt(self.beta) * (kicked + fresh), self.beta)
+        there = place(self.target, here.position + drift)
+        new_energy, new_force = self._at(there)
+        after = fresh - 0.5 * self.length * new_force
+        kinetic = 0.5 * (kicked @ kicked - momentum @ momentum + after @ after - fresh @ fresh)
+        return there, after, new_energy - energy + kinetic
+
+    def _at(self, place: Place) -> tuple[jax.Array, jax.Array]:
+        """Energy and gradient in the metric's coordinates."""
+        gradient = self.beta * place.heated_grad + place.kept_grad
+        return self.beta * place.heated + place.kept, self.coordinates.inward(gradient, self.beta) / jnp.sqrt(self.beta)
+
+
 def walk(
-    target: Target, coordinates: Heated, alphas: "Alphas", pace: "Pace", walker: Walker, num_steps: int, offset: Any
+    target: Target, coordinates: Heated, alphas: Alphas, pace: Pace, walker: Walker, num_steps: int, offset: Any
 ) -> tuple[Walker, Trace]:
     """Steps of one chain.
 
@@ -117,90 +204,3 @@ def _redrawn(reach: jax.Array, key: jax.Array) -> jax.Array:
     when_key, what_key = jax.random.split(key)
     fresh = jnp.sqrt(jax.random.uniform(what_key, (), reach.dtype))
     return jnp.where(jax.random.uniform(when_key) < REDRAWN, fresh, reach)
-
-
-class Pace(NamedTuple):
-    """Of the parameters: the learning rate l, in units in which the target is round, and the momentum mu."""
-
-    learning_rate: Any
-    momentum: float
-
-    @property
-    def length(self) -> jax.Array:
-        """Of a whole step."""
-        return jnp.sqrt(2.0 * self.learning_rate / (1.0 + self.momentum))
-
-
-class _Parameters(NamedTuple):
-    """The half of the parameters: a step of length h at the inverse temperature beta, with the momentum's share mu kept."""
-
-    target: Target
-    coordinates: Heated
-    beta: jax.Array
-    length: jax.Array
-    decay: jax.Array
-
-    def proposed(self, here: Place, momentum: jax.Array, key: jax.Array) -> tuple[Place, jax.Array, jax.Array]:
-        """Place and momentum at its end, and the shadow work."""
-        energy, force = self._at(here)
-        kicked = momentum - 0.5 * self.length * force
-        noise = jax.random.normal(key, momentum.shape, momentum.dtype)
-        fresh = self.decay * kicked + jnp.sqrt(1.0 - jnp.square(self.decay)) * noise
-        # Widths are those of the temperature 1/beta of the momentum, which here is 1.
-        drift = self.coordinates.outward(0.5 * self.length / jnp.sqrt(self.beta) * (kicked + fresh), self.beta)
-        there = place(self.target, here.position + drift)
-        new_energy, new_force = self._at(there)
-        after = fresh - 0.5 * self.length * new_force
-        kinetic = 0.5 * (kicked @ kicked - momentum @ momentum + after @ after - fresh @ fresh)
-        return there, after, new_energy - energy + kinetic
-
-    def _at(self, place: Place) -> tuple[jax.Array, jax.Array]:
-        """Energy and gradient in the metric's coordinates."""
-        gradient = self.beta * place.heated_grad + place.kept_grad
-        return self.beta * place.heated + place.kept, self.coordinates.inward(gradient, self.beta) / jnp.sqrt(self.beta)
-
-
-class Alphas(NamedTuple):
-    """The half of alpha: its tempering, its bias and the size of its steps."""
-
-    tempering: PolynomialTempering
-    bias: Bias | None
-    step_size: float
-
-    def moved(
-        self, alpha: jax.Array, r_alpha: jax.Array, bias: jax.Array, energy: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Alpha, its momentum and the bias, which learns from where alpha is then; `energy` is that of the heated part."""
-        walls = ReflectingWall(self.tempering.delta_prime)
-        length = self.step_size * math.sqrt(2.0 / (1.0 + ALPHA_MOMENTUM))
-        force = lambda alpha: self._pull(alpha, energy) - self._slope(bias, alpha)
-        noise_key, rule_key = jax.random.split(key)
-        kicked = r_alpha + 0.5 * length * force(alpha)
-        middle, turned = walls.advance(alpha, kicked, 0.5 * length)
-        noise = jax.random.normal(noise_key, (), alpha.dtype)
-        fresh = ALPHA_MOMENTUM * turned * kicked + math.sqrt(1.0 - ALPHA_MOMENTUM**2) * noise
-        new, turned = walls.advance(middle, fresh, 0.5 * length)
-        after = turned * fresh + 0.5 * length * force(new)
-        both = jnp.stack([alpha, new])
-        before, behind = self.tempering.beta(both) * energy + self._potential(bias, both)
-        kinetic = 0.5 * (jnp.square(kicked) - jnp.square(r_alpha) + jnp.square(after) - jnp.square(fresh))
-        work = behind - before + kinetic
-        taken = jax.random.uniform(rule_key, (), work.dtype) < jnp.exp(-jnp.maximum(work, 0.0))
-        alpha, r_alpha = jnp.where(taken, new, alpha), jnp.where(taken, after, -r_alpha)
-        if self.bias is not None:
-            bias = self.bias.deposit(bias, Visit(alpha, self._pull(alpha, energy)), walls)
-        return alpha, r_alpha, bias
-
-    def _pull(self, alpha: jax.Array, energy: jax.Array) -> jax.Array:
-        """The force of the energy."""
-        return -self.tempering.beta_gradient(alpha) * energy
-
-    def _slope(self, bias: jax.Array, alpha: jax.Array) -> Any:
-        return 0.0 if self.bias is None else self.bias.gradient(bias, alpha, self.tempering.delta_prime)
-
-    def _potential(self, bias: jax.Array, alpha: jax.Array) -> Any:
-        """For each of several alphas."""
-        if self.bias is None:
-            return 0.0
-        each = functools.partial(self.bias.potential, bias, limit=self.tempering.delta_prime)
-        return jax.vmap(each)(alpha)
