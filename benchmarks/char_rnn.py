@@ -150,7 +150,7 @@ def summarize(rows: Sequence[Row], folder: pathlib.Path) -> str:
             ax.axvline(methods.SAMPLING_SHARE * steps, color="0.25", linewidth=0.9, linestyle="--", label=label)
             ax.set(title=f"{column} set", ylabel="perplexity per character", yscale="log")
             summary.plain_ticks(ax)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, fontsize="small")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize="small")
         files.save_figure(figure, folder / "char_rnn.png", dpi=150)
     return "\n\n".join(
         [

@@ -1,11 +1,14 @@
 """The README's code runs as it stands."""
 
 import csv
+import math
 import pathlib
 import re
 import tomllib
 
 import pytest
+
+from benchmarks.harness import summary, sweep
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
@@ -28,6 +31,24 @@ def test_the_install_line_names_the_bounds():
     assert line.startswith(
         f"Python {pythons[0]} to {pythons[-1]}, JAX {bounds['jax']} or newer, Optax {bounds['optax']} or newer"
     )
+
+
+# A row's link: the experiment.
+PAPER = {"#character-level-lstm": "char_rnn", "#stacked-denoising-autoencoders": "sda"}
+
+
+def test_the_papers_experiments_are_told_as_they_came_out():
+    """A mean to the two digits of its interval."""
+    table = README.read_text().partition("| lower is better |")[2].partition("\n\n")[0]
+    header, _, *lines = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines())
+    assert len(lines) == len(PAPER)
+    for first, *cells in lines:
+        (name,) = (name for anchor, name in PAPER.items() if anchor in first)
+        rows = sweep.newest(sweep.read(), name)
+        for method, cell in zip(header, cells, strict=True):
+            ended = summary.interval(summary.final(rows, method, "test"))
+            digits = 1 - math.floor(math.log10(ended.half))
+            assert cell == f"{ended.mean:.{digits}f} ± {ended.half:.{digits}f}", (name, method)
 
 
 # How the pages name a variant of benchmarks.step_cost in the first cell of a row of their tables.
