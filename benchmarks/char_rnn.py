@@ -1,6 +1,6 @@
 """Character prediction with a three-layer LSTM of 64 units: section 5.2 and Figure 3 of the paper.
 
-    python -m benchmarks.char_rnn                          War and Peace: about 15 minutes, mostly of one core, tuning included
+    python -m benchmarks.char_rnn                          War and Peace: about half an hour of one core, tuning included
     python -m benchmarks.char_rnn --text wikipedia --full  the paper's: the 100 MB Hutter Prize file, 50 passes
     python -m benchmarks.char_rnn --text shakespeare
 

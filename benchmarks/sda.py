@@ -1,6 +1,6 @@
 """Stacked denoising autoencoders, trained layer by layer: section 5.1 and Figure 2 of the paper.
 
-    python -m benchmarks.sda            reduced widths and steps, about 10 minutes on 2 cores with the tuning of all methods
+    python -m benchmarks.sda            reduced widths and steps, about 20 minutes of one core with the tuning of all methods
     python -m benchmarks.sda --full     784-500-500-2000-10, 100,000 steps a layer
 
 Each layer is trained to restore its own input, with the layers below it frozen and a fresh optimizer, so that a sampling method
