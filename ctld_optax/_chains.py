@@ -160,7 +160,6 @@ def walk(
         after = jax.tree.map(lambda kept, new: jnp.where(is_good, kept, new), after, fresh)
         reach = jnp.where(is_good, jnp.minimum(1.0, 2.0 * reach), SHORTER * reach)
         seen = Trace(
-            # Alpha has moved by the energy of the place that the step was made from.
             position=here.position,
             grad=state.beta * grad,
             heated=here.heated,

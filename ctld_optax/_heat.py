@@ -185,9 +185,8 @@ def relearned(coordinates: Heated, widest: jax.Array, window: Trace) -> Heated:
     seen = PRIOR_VISITS + here.sum((0, 1))
     curvature = (PRIOR_VISITS + jnp.einsum("csl,csd->ld", here, jnp.square(inward))) / seen[:, None]
     refused = (PRIOR_VISITS * REFUSED + jnp.einsum("csl,cs->l", here, 1.0 - window.acceptance)) / seen
-    # As the learning rate to the power 3/2, since the work of a step goes as its length cubed.
-    rates = jnp.minimum(warmup.RISE, (REFUSED / jnp.maximum(refused, 1e-30)) ** (2.0 / 3.0))
-    stiffness = jnp.maximum(1.0, curvature / STIFF) / rates[:, None]
+    # The work of a step goes as its length cubed, as its error does.
+    stiffness = jnp.maximum(1.0, curvature / STIFF) / warmup.slower(refused, REFUSED)[:, None]
     return coordinates._replace(widths=jnp.minimum(coordinates.widths - 0.5 * jnp.log(stiffness), widest))
 
 

@@ -120,10 +120,10 @@ def refined(metric: Metric, window: Trace, largest_rate: jax.Array) -> tuple[Met
     return Metric(coordinates, jnp.minimum(wanted, largest_rate)), jnp.max(jnp.maximum(values, 1.0 / values))
 
 
-def slower(error: jax.Array) -> jax.Array:
-    """By how much the learning rate is to change, by the energy error of a step in k_B T per sqrt(d) (5)."""
+def slower(error: jax.Array, wanted: float = ERROR) -> jax.Array:
+    """By how much the learning rate is to change, by a step's energy error in k_B T per sqrt(d) (5), or what goes as it."""
     # Falls at once and rises slowly: near the limit of stability the error grows much faster than the step's power 3/2.
-    return jnp.minimum(RISE, (ERROR / jnp.maximum(error, 1e-30)) ** (2.0 / 3.0))
+    return jnp.minimum(RISE, (wanted / jnp.maximum(error, 1e-30)) ** (2.0 / 3.0))
 
 
 @jax.jit

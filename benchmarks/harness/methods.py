@@ -16,7 +16,6 @@ import ctld_optax
 from benchmarks.harness.sweep import Method, Range
 from ctld_optax import baselines
 
-OURS, PRECONDITIONED = "CTLD", "CTLD, preconditioned"
 MOMENTUM = 0.9
 SAMPLING_SHARE = 0.5  # of the steps; what comes after is SGD-M with the sampler's learning rate
 FRICTION = Range(0.01, 1.0)  # 1 - momentum, and 1 - b1 of Adam; 1 is none
@@ -98,6 +97,6 @@ def table(heavy_ball: Range, adaptive: Range, temperature: Range, variance: Rang
         "AnnealSGD": Method({"learning_rate": heavy_ball, "variance": variance, "friction": FRICTION}, anneal_sgd),
         "Santa": Method({**sampler, "learning_rate": slow}, santa),
         "SGHMC": Method(sampler, sghmc),
-        OURS: Method(sampler, two_phases),
-        PRECONDITIONED: Method(adam_like, preconditioned),
+        "CTLD": Method(sampler, two_phases),
+        "CTLD, preconditioned": Method(adam_like, preconditioned),
     }
